@@ -1,0 +1,1 @@
+../../docendo/__init__.py

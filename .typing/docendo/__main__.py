@@ -1,0 +1,1 @@
+../../docendo/__main__.py

@@ -1,0 +1,1 @@
+../../docendo/errors.py

@@ -1,0 +1,1 @@
+../../docendo/scoring.py

@@ -1,0 +1,81 @@
+# `make quickstart` and `make test` do their own set-up: nothing has to be run before them.
+# BAR=P1 picks one bar of `bench` or `faults`; without it all of them run.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.docendo-stamp
+MODEL := smollm2-135m-instruct
+PYTEST_ARGS ?=
+BAR ?=
+bar := $(shell echo '$(BAR)' | tr '[:upper:]' '[:lower:]')
+
+.PHONY: help setup quickstart models test lint links format wheel bench faults clean
+
+help:
+	@echo 'make setup             .venv with everything in it (done once; again if the pins change)'
+	@echo 'make quickstart        the main job: teach a small model, measure before and after'
+	@echo 'make test              all tests (PYTEST_ARGS="-m \"not slow\"" for the quick ones)'
+	@echo 'make lint              ruff, mypy --strict, import-linter'
+	@echo 'make format            let ruff rewrite what it can'
+	@echo 'make wheel             build the wheel into dist/'
+	@echo 'make bench BAR=P1      measured comparisons under benchmarks/'
+	@echo 'make faults BAR=R1     long fault runs under tests/faults/'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "docendo needs Python 3.11 or newer, not %d.%d; name one with: make setup PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	@echo 'installing docendo and its libraries into $(VENV): some minutes the first time'
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: setup
+	$(BIN)/docendo quickstart
+
+# Tests may not touch the network, so the model that they use is fetched before them.
+models: setup
+	$(BIN)/docendo models pull $(MODEL)
+
+# `pytest`, not `python -m pytest`: the latter puts the repository root on sys.path, where a bare
+# `import agents` would work and load every module a second time.
+test: setup models
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+# mypy and import-linter run inside .typing, where the package has the shape it is installed in.
+lint: setup links
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd .typing && $(abspath $(BIN))/mypy --config-file ../pyproject.toml
+	cd .typing && PYTHONPATH=. $(abspath $(BIN))/lint-imports --no-logo --config ../pyproject.toml
+
+# Renews .typing/docendo: one link for each room and for each part of docendo/.
+links:
+	@mkdir -p .typing/docendo && find .typing/docendo -type l -delete
+	@for part in docendo/*.py docendo/py.typed docendo/cli agents distill evals graphs memory; do \
+	  ln -s ../../$$part .typing/docendo/$$(basename $$part); done
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: setup
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	@rm -rf build
+
+# A bar is one script, benchmarks/<room>/<bar>_<what>.py, which prints one line of JSON.
+bench: setup models
+	@found=; for script in $$(find benchmarks -name '$(if $(bar),$(bar)_,p[0-9]*_)*.py' | sort -V); do \
+	  found=1; echo "== $$script" >&2; $(BIN)/python "$$script" || exit 1; \
+	done; test -n "$$found" || { echo 'bench: no script for BAR=$(BAR) under benchmarks/' >&2; exit 2; }
+
+# A bar is one file, tests/faults/test_<bar>_<what>.py; DOCENDO_FAULTS=full asks for its long form.
+faults: setup models
+	@found=; for script in $$(find tests/faults -name 'test_$(if $(bar),$(bar)_)*.py' | sort -V); do \
+	  found=1; echo "== $$script" >&2; DOCENDO_FAULTS=full $(BIN)/pytest --timeout 0 "$$script" || exit 1; \
+	done; test -n "$$found" || { echo 'faults: no test for BAR=$(BAR) under tests/faults/' >&2; exit 2; }
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

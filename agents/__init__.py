@@ -1,0 +1,47 @@
+"""Who acts: engines that run models, and the roles that speak through them."""
+
+from typing import TYPE_CHECKING
+
+from docendo.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from docendo.agents import _models as models
+    from docendo.agents._context import RunContext, Turn
+    from docendo.agents._engine import Engine
+    from docendo.agents._protocol import EngineProtocol
+    from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
+    from docendo.agents._scripted import ScriptedEngine
+    from docendo.agents._tiny import tiny_model
+
+__all__ = [
+    "Agent",
+    "Engine",
+    "EngineProtocol",
+    "ModelVerifier",
+    "RunContext",
+    "ScriptedEngine",
+    "Student",
+    "Teacher",
+    "Turn",
+    "Tutor",
+    "Verdict",
+    "Verifier",
+    "models",
+    "tiny_model",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("RunContext", "Turn"), "docendo.agents._context"),
+        **dict.fromkeys(
+            ("Agent", "ModelVerifier", "Student", "Teacher", "Tutor", "Verdict", "Verifier"),
+            "docendo.agents._roles",
+        ),
+        "Engine": "docendo.agents._engine",
+        "EngineProtocol": "docendo.agents._protocol",
+        "ScriptedEngine": "docendo.agents._scripted",
+        "models": "docendo.agents._models:",
+        "tiny_model": "docendo.agents._tiny",
+    },
+)

@@ -1,0 +1,206 @@
+"""What the nodes of one run share: its items, its memory, and the one way to call a model.
+
+Every call goes through `RunContext.ask`: finished calls are in the journal, so a node that runs twice
+(LangGraph may replay a finished node after a crash) generates nothing twice; and every turn is stored as
+a trace. Posts and traces carry keys made of run, item, node and step, so effects happen once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
+
+from docendo.agents._roles import Agent
+from docendo.errors import ConfigError
+from docendo.hashing import derive_seed, digest
+from docendo.memory import Blackboard, Database, Journal, Post, PostKind, TraceStore
+from docendo.records import (
+    JSON,
+    Author,
+    Item,
+    Message,
+    Origin,
+    PublicItem,
+    Request,
+    Result,
+    SamplingParams,
+    ScoreRequest,
+    ScoreResult,
+    Trace,
+    Usage,
+)
+
+
+class Turn(NamedTuple):
+    """One agent's turn: the sampled texts and the ids of their traces, in the same order."""
+
+    texts: tuple[str, ...]
+    traces: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The first text."""
+        return self.texts[0]
+
+    @property
+    def trace(self) -> str:
+        """The first trace's id."""
+        return self.traces[0]
+
+
+class RunContext:
+    """The context of a run, given to graphs as LangGraph's `context`.
+
+    Attributes:
+        run: Run id.
+        graph: Name of the graph, for traces.
+        seed: Seed of the run; seeds of calls are derived from it and from item, node and step.
+        board: The shared blackboard.
+        traces: The trace store.
+        journal: Finished calls.
+    """
+
+    def __init__(
+        self, items: Iterable[Item], database: Database, *, run: str = "run", graph: str = "", seed: int = 0
+    ) -> None:
+        """Binds items and memory; every store lives in `database`."""
+        self.run, self.graph, self.seed = run, graph, seed
+        self.database = database
+        self.board = Blackboard(database)
+        self.traces = TraceStore(database)
+        self.journal = Journal(database)
+        self._items: Mapping[str, Item] = {item.id: item for item in items}
+
+    @classmethod
+    def in_memory(cls, items: Iterable[Item], *, seed: int = 0) -> Self:
+        """A context that keeps nothing: for trying a graph with `graph.invoke`."""
+        return cls(items, Database.open("sqlite://"), seed=seed)
+
+    def public(self, item: str) -> PublicItem:
+        """What agents may see of an item."""
+        return self.item(item).public
+
+    def item(self, item: str) -> Item:
+        """The item with its sealed gold, for scorers."""
+        if item not in self._items:
+            raise ConfigError(f"item {item!r} is not part of this run", remedy="pass it in the run's items")
+        return self._items[item]
+
+    async def ask(
+        self,
+        agent: Agent,
+        item: str,
+        messages: Sequence[Message],
+        *,
+        node: str,
+        step: int = 0,
+        parents: Iterable[str] = (),
+        sampling: SamplingParams | None = None,
+    ) -> Turn:
+        """Lets an agent speak once and stores its turn.
+
+        Args:
+            agent: Who speaks.
+            item: Id of the item it is about.
+            messages: The prompt (`agent.messages(...)`).
+            node: Name of the graph's node.
+            step: Ordinal of this turn within run, item and node.
+            parents: Ids of the traces it answers to.
+            sampling: Decoding settings; by default the agent's own.
+
+        Returns:
+            The texts and trace ids of the turn's samples.
+        """
+        sampling = sampling or agent.sampling
+        if sampling.seed is None:
+            sampling = sampling.replace(seed=derive_seed(self.seed, item, node, step))
+        adapter = agent.engine.adapter_hash(agent.adapter)
+        key = digest("generate", agent.engine.fingerprint, adapter, list(messages), sampling.to_json())
+        stored = self.journal.get(key)
+        if stored is not None:
+            result = Result.from_json(stored)
+        else:
+            origin = Origin(run=self.run, role=agent.role, agent=agent.name, node=node, item=item)
+            result = await agent.engine.agenerate(
+                Request(prompt=tuple(messages), sampling=sampling, adapter=agent.adapter, origin=origin)
+            )
+        with self.database.transaction():
+            if stored is None:
+                result = Result.from_json(self.journal.put(key, result.to_json()))
+            traces = self._traces(agent, item, messages, node, step, tuple(parents), sampling, result)
+            self.traces.add(traces)
+        return Turn(tuple(c.text for c in result.completions), tuple(t.id for t in traces))
+
+    async def score(self, agent: Agent, messages: Sequence[Message], completion: str) -> ScoreResult:
+        """Log-probabilities of a completion under an agent's model; journaled like `ask`."""
+        adapter = agent.engine.adapter_hash(agent.adapter)
+        key = digest("score", agent.engine.fingerprint, adapter, list(messages), completion)
+        stored = self.journal.get(key)
+        if stored is None:
+            result = await agent.engine.ascore(
+                ScoreRequest(
+                    prompt=tuple(messages),
+                    completion=completion,
+                    adapter=agent.adapter,
+                    origin=Origin(run=self.run, role=agent.role, agent=agent.name),
+                )
+            )
+            stored = self.journal.put(key, result.to_json())
+        return ScoreResult.from_json(stored)
+
+    def post(
+        self,
+        kind: PostKind,
+        body: Mapping[str, JSON],
+        *,
+        author: Author,
+        item: str,
+        node: str,
+        step: int = 0,
+        parents: Sequence[str] = (),
+    ) -> Post:
+        """Posts to the blackboard, once per run, item, node, step and kind."""
+        key = f"{self.run}/{item}/{node}/{step}/{kind}"
+        return self.board.post(kind, body, author=author, key=key, run=self.run, item=item, parents=parents)
+
+    def _traces(
+        self,
+        agent: Agent,
+        item: str,
+        messages: Sequence[Message],
+        node: str,
+        step: int,
+        parents: tuple[str, ...],
+        sampling: SamplingParams,
+        result: Result,
+    ) -> list[Trace]:
+        first = Trace(
+            id="",
+            run=self.run,
+            item=item,
+            split=self.public(item).split,
+            author=agent.author.replace(model=result.model, adapter=result.adapter),
+            messages=tuple(messages),
+            completion="",
+            parents=parents,
+            graph=self.graph,
+            node=node,
+            step=step,
+            sampling=sampling.to_json(),
+        )
+        traces = []
+        for sample, completion in enumerate(result.completions):
+            traces.append(
+                first.replace(
+                    id=digest(self.run, item, node, step, sample)[:32],
+                    completion=completion.text,
+                    token_ids=completion.token_ids,
+                    logprobs=completion.logprobs,
+                    finish_reason=completion.finish_reason,
+                    sample=sample,
+                    # The request's cost is charged once.
+                    usage=result.usage if sample == 0 else Usage(),
+                    seconds=result.seconds if sample == 0 else 0.0,
+                )
+            )
+        return traces

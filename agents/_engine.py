@@ -1,0 +1,393 @@
+"""The in-process engine: one owner thread runs one model for every agent and every graph run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+
+from docendo.agents import _models as models
+from docendo.agents._ledger import ledger_rows
+from docendo.agents._loop import DecodeLoop, Job
+from docendo.agents._lora import LoadedAdapter, install_router, read_adapter
+from docendo.agents._templates import (
+    completion_ids,
+    end_ids,
+    has_chat_template,
+    prompt_ids,
+    render,
+    template_stops,
+)
+from docendo.errors import AdapterError, ConfigError, EngineClosed, ModelNotFound
+from docendo.hashing import derive_seed
+from docendo.records import Message, Request, Result, ScoreRequest, ScoreResult
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def best_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, else float32."""
+    if device != "cpu":
+        return torch.bfloat16
+    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    fast = any(getattr(torch.cpu, probe, bool)() for probe in native)
+    return torch.bfloat16 if fast else torch.float32
+
+
+class Engine:
+    """Runs one base model with any number of LoRA adapters, batching all callers together.
+
+    Requests may come from any thread or event loop. Each keeps its own sampling settings, seed, stop
+    strings and adapter; the batch it happens to run in changes nothing but rounding.
+
+    Example:
+        >>> engine = Engine.load("smollm2-135m-instruct")             # doctest: +SKIP
+        >>> engine.generate(Request(prompt="The sky is")).text        # doctest: +SKIP
+        ' blue.'
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str = "model",
+        model_path: str | Path | None = None,
+        fingerprint: str | None = None,
+        max_rows: int = 64,
+        prefix_tokens: int = 16_384,
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        """Wraps a loaded `transformers` causal language model, which the engine then owns.
+
+        Args:
+            model: The model. It is put into eval mode, and its linear layers are wrapped when an adapter is
+                loaded: do not train it.
+            tokenizer: Its tokenizer.
+            name: What to call it in records.
+            model_path: Folder or hub id it came from, for training.
+            fingerprint: Digest of its files; by default one of its configuration.
+            max_rows: Most samples decoded at once. Decoding is bound by memory traffic, so a step of 64 rows
+                costs little more than one of 8.
+            prefix_tokens: Tokens of prompt beginnings kept for reuse (23 KB a token for SmolLM2-135M in
+                bfloat16).
+            cache_bytes: Memory for keys and values of running rows; requests wait rather than exceed it.
+        """
+        self.name = name
+        self.model_path = model_path
+        self.tokenizer = tokenizer
+        self.config = model.config
+        self.dtype: torch.dtype = model.dtype
+        self.fingerprint = fingerprint or f"{derive_seed(model.config.to_json_string()):016x}"
+        self._model = model.eval().requires_grad_(False)
+        # Fast tokenizers are not safe to use from two threads at once.
+        self._tokenizing = threading.Lock()
+        self._adapters: dict[str, LoadedAdapter] = {}
+        text = model.config.get_text_config()
+        self.max_length = int(getattr(text, "max_position_embeddings", 1 << 20))
+        self._stops = template_stops(tokenizer)
+        self._worker = _Worker(
+            DecodeLoop(
+                model,
+                ends=end_ids(tokenizer, model.config, text, model.generation_config),
+                decode_text=_text_decoder(tokenizer, self._tokenizing),
+                fingerprint=self.fingerprint,
+                max_rows=max_rows,
+                max_length=self.max_length,
+                prefix_tokens=prefix_tokens,
+                cache_bytes=cache_bytes,
+            )
+        )
+        self._closer = weakref.finalize(self, self._worker.stop)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        dtype: DType = "auto",
+        device: str | None = None,
+        max_rows: int = 64,
+        **options: Any,
+    ) -> Self:
+        """Loads a model by catalogue name, local folder or hub id.
+
+        Args:
+            model: For example "smollm2-135m-instruct" (`docendo models list`), a folder, or "org/name".
+            dtype: "auto" is bfloat16 where the processor is fast at it, else float32.
+            device: Torch device; by default the first GPU if there is one, else the CPU.
+            max_rows: Most samples decoded at once.
+            **options: Further arguments of the constructor.
+
+        Raises:
+            ModelNotFound: if there is no such model; the message lists near names.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        if dtype != "auto" and dtype not in kinds:
+            raise ConfigError(f"dtype is {dtype!r}", expected="one of auto, float32, bfloat16, float16")
+        source = models.resolve(str(model))
+        try:
+            transformers_logging.disable_progress_bar()
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source, dtype=best_dtype(device) if dtype == "auto" else kinds[dtype], use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelNotFound(
+                f"cannot load model {str(model)!r}: {reason}",
+                remedy="see `docendo models list` for names that work offline",
+            ) from error
+        return cls(
+            loaded.to(device),
+            tokenizer,
+            name=str(model),
+            model_path=source,
+            fingerprint=models.fingerprint(source) if Path(source).is_dir() else None,
+            max_rows=max_rows,
+            **options,
+        )
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Queues a generation request and returns at once.
+
+        Cancelling the future frees its rows at the next step. Errors that the request itself causes are
+        raised here; those of the model arrive through the future.
+
+        Raises:
+            ConfigError: if the prompt is empty or too long for the model.
+            AdapterError: if the adapter is not loaded.
+            EngineClosed: if the engine is closed.
+        """
+        adapter = self._adapter(request.adapter)
+        params = request.sampling
+        with self._tokenizing:
+            prompt = prompt_ids(self.tokenizer, request.prompt)
+        if len(prompt) + params.max_tokens > self.max_length:
+            raise ConfigError(
+                f"the prompt has {len(prompt)} tokens and max_tokens is {params.max_tokens}",
+                expected=f"at most {self.max_length} together",
+                remedy="shorten the prompt or lower max_tokens",
+            )
+        seed = params.seed if params.seed is not None else derive_seed(prompt, request.adapter)
+        is_chat = not isinstance(request.prompt, str) and not isinstance(request.prompt[0], int)
+        future: Future[Result] = Future()
+        job = Job(
+            prompt=prompt,
+            adapter=adapter,
+            origin=request.origin,
+            future=future,
+            params=params,
+            seed=seed,
+            stops=(*params.stop, *(self._stops if is_chat else ())),
+            pending=params.n,
+        )
+        self._worker.submit(job)
+        return future
+
+    def submit_score(self, request: ScoreRequest) -> Future[ScoreResult]:
+        """Queues a request for the log-probabilities of a given completion.
+
+        Raises:
+            ConfigError: if prompt or completion is empty or too long for the model.
+            AdapterError: if the adapter is not loaded.
+            EngineClosed: if the engine is closed.
+        """
+        adapter = self._adapter(request.adapter)
+        with self._tokenizing:
+            prompt = prompt_ids(self.tokenizer, request.prompt)
+            if isinstance(request.completion, str):
+                completion = completion_ids(self.tokenizer, request.completion, end=False)
+            else:
+                completion = list(request.completion)
+        if not completion:
+            raise ConfigError("the completion to score is empty", expected="at least one token")
+        if len(prompt) + len(completion) > self.max_length:
+            raise ConfigError(
+                f"prompt and completion have {len(prompt) + len(completion)} tokens",
+                expected=f"at most {self.max_length}",
+            )
+        future: Future[ScoreResult] = Future()
+        self._worker.submit(
+            Job(prompt=prompt, adapter=adapter, origin=request.origin, future=future, completion=completion)
+        )
+        return future
+
+    def generate(self, request: Request) -> Result:
+        """Generates and waits; see `submit`."""
+        return self.submit(request).result()
+
+    async def agenerate(self, request: Request) -> Result:
+        """Generates without blocking the event loop; cancelling the task cancels the request."""
+        return await asyncio.wrap_future(self.submit(request))
+
+    def score(self, request: ScoreRequest) -> ScoreResult:
+        """Scores and waits; see `submit_score`."""
+        return self.submit_score(request).result()
+
+    async def ascore(self, request: ScoreRequest) -> ScoreResult:
+        """Scores without blocking the event loop."""
+        return await asyncio.wrap_future(self.submit_score(request))
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt text that the model sees for chat messages."""
+        with self._tokenizing:
+            return render(self.tokenizer, messages)
+
+    # --- adapters --------------------------------------------------------------------------------
+
+    def load_adapter(self, name: str, path: str | Path) -> str:
+        """Loads a PEFT LoRA folder under a name and returns its SHA-256.
+
+        A name that is taken is swapped between two decoding steps: rows that run keep the old weights, later
+        requests get the new ones.
+
+        Raises:
+            AdapterError: if the folder is damaged, unsupported, or made for another base model.
+        """
+        adapter = read_adapter(name, Path(path), self._model, self.fingerprint)
+        with self.paused():
+            install_router(self._model, list(adapter.pairs), self._worker.loop.router)
+            self._adapters[name] = adapter
+        return adapter.sha256
+
+    def drop_adapter(self, name: str) -> None:
+        """Forgets an adapter; requests that already run with it finish."""
+        self._adapter(name)
+        del self._adapters[name]
+
+    def adapters(self) -> dict[str, str]:
+        """Names of the loaded adapters and their SHA-256."""
+        return {name: adapter.sha256 for name, adapter in self._adapters.items()}
+
+    def adapter_hash(self, name: str | None) -> str | None:
+        """SHA-256 of a loaded adapter; None for the base model."""
+        adapter = self._adapter(name)
+        return adapter.sha256 if adapter else None
+
+    def _adapter(self, name: str | None) -> LoadedAdapter | None:
+        if name is None:
+            return None
+        if name not in self._adapters:
+            loaded = ", ".join(sorted(self._adapters)) or "none"
+            raise AdapterError(
+                f"adapter {name!r} is not loaded (loaded: {loaded})", remedy="call engine.load_adapter first"
+            )
+        return self._adapters[name]
+
+    # --- life ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No decoding step runs inside this context; requests queue up. For training beside the engine."""
+        self._worker.pause()
+        try:
+            yield
+        finally:
+            self._worker.go_on()
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Calls, tokens and compute seconds by role, agent and adapter since the engine was made.
+
+        Seconds are the engine's own: each step's wall time is shared equally by its rows, so that the sum is
+        the time the engine was busy.
+        """
+        names = {adapter.sha256: name for name, adapter in self._adapters.items()}
+        return ledger_rows(dict(self._worker.loop.ledger), names)
+
+    def close(self) -> None:
+        """Stops the owner thread; what is still queued fails with `EngineClosed`."""
+        self._closer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _text_decoder(tokenizer: Any, lock: threading.Lock) -> Callable[[list[int]], str]:
+    plain = not has_chat_template(tokenizer)
+
+    def decode(ids: list[int]) -> str:
+        with lock:
+            text: str = tokenizer.decode(ids, skip_special_tokens=True)
+        return text.removeprefix(" ") if plain else text
+
+    return decode
+
+
+class _Worker:
+    """The owner thread. It holds the loop and not the engine, so that an unused engine can be collected."""
+
+    def __init__(self, loop: DecodeLoop) -> None:
+        self.loop = loop
+        self._condition = threading.Condition()
+        self._incoming: list[Job] = []
+        self._pauses = 0
+        self._stepping = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="docendo-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        with self._condition:
+            if self._closing:
+                raise EngineClosed("the engine is closed; load it again")
+            self._incoming.append(job)
+            self._condition.notify_all()
+
+    def pause(self) -> None:
+        with self._condition:
+            self._pauses += 1
+            if threading.current_thread() is not self._thread:
+                self._condition.wait_for(lambda: not self._stepping)
+
+    def go_on(self) -> None:
+        with self._condition:
+            self._pauses -= 1
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while True:
+                with self._condition:
+                    self._condition.wait_for(
+                        lambda: self._closing or (not self._pauses and (self._incoming or self.loop.busy))
+                    )
+                    self.loop.waiting.extend(self._incoming)
+                    self._incoming.clear()
+                    if self._closing:
+                        break
+                    self._stepping = True
+                try:
+                    self.loop.step()
+                except (
+                    Exception
+                ) as error:  # the thread must outlive a failing batch; its callers get the error
+                    self.loop.fail_all(error)
+                finally:
+                    with self._condition:
+                        self._stepping = False
+                        self._condition.notify_all()
+        self.loop.fail_all(EngineClosed("the engine was closed before the request finished"))

@@ -1,0 +1,207 @@
+"""Serving many LoRA adapters (arXiv 2106.09685) on one base, in one batch.
+
+The adapters of a batch are stacked: with A = [A1; A2; ...] and B = [B1 | B2 | ...] one product computes
+all of them, and a gate, 1 where a row's adapter owns the rank and 0 elsewhere, keeps every row to its
+own. So a mixed batch costs two small products per layer whatever the number of adapters, in any row
+order, where PEFT's mixed batches loop over the adapters.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from docendo.errors import AdapterError
+from docendo.hashing import file_sha256
+from docendo.manifest import read_manifest
+
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedAdapter:
+    """An adapter in memory. Immutable: a hot swap binds the name to another object.
+
+    Attributes:
+        name: The name it was loaded under.
+        sha256: Digest of the weights file.
+        rank: Rank of the adapter.
+        pairs: Per module name: A of shape (rank, in) and B, scaling included, of shape (out, rank).
+    """
+
+    name: str
+    sha256: str
+    rank: int
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> LoadedAdapter:
+    """Reads a PEFT LoRA folder and checks that it belongs to `model`.
+
+    Raises:
+        AdapterError: if files are missing or damaged, the adapter is of a kind that is not served, or it
+            was made for another base model.
+    """
+    config_file, weights_file = path / "adapter_config.json", path / WEIGHTS
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise AdapterError(
+                f"adapter {path} has no {file.name}", expected="a PEFT folder with safetensors weights"
+            )
+    manifest = read_manifest(path) if (path / "manifest.json").is_file() else {}
+    made_for = manifest.get("base", {}).get("fingerprint")
+    if made_for and made_for != fingerprint:
+        base = manifest["base"].get("name", made_for[:12])
+        raise AdapterError(
+            f"adapter {path} was trained on another base model ({base})", remedy=f"load {base} instead"
+        )
+    try:
+        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+        tensors = load_file(weights_file)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise AdapterError(
+            f"adapter {path} is damaged: {error}", remedy="publish or download it again"
+        ) from error
+    _refuse_unserved(path, config)
+    rank = int(config["r"])
+    scaling = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    pairs = {}
+    modules = dict(model.named_modules())
+    for key, a in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            if key.endswith(".lora_B.weight"):
+                continue
+            raise AdapterError(f"adapter {path} holds {key}", expected="LoRA weights of linear layers only")
+        target = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+        b = tensors.get(key.replace(".lora_A.", ".lora_B."))
+        linear = modules.get(target)
+        linear = linear.base if isinstance(linear, RoutedLinear) else linear
+        if not isinstance(linear, nn.Linear) or b is None:
+            raise AdapterError(
+                f"adapter {path} targets {target}, which the base model lacks", remedy="use its own base"
+            )
+        if (a.shape[1], b.shape[0]) != (linear.in_features, linear.out_features):
+            raise AdapterError(
+                f"adapter {path} does not fit the base model: {target} maps {a.shape[1]} to {b.shape[0]}",
+                expected=f"{linear.in_features} to {linear.out_features}",
+                remedy="use the base model it was trained on",
+            )
+        weight = linear.weight
+        pairs[target] = (
+            a.to(weight.device, weight.dtype),
+            (b.float() * scaling).to(weight.device, weight.dtype),
+        )
+    if not pairs:
+        raise AdapterError(f"adapter {path} holds no LoRA weights", expected="lora_A and lora_B tensors")
+    return LoadedAdapter(name=name, sha256=file_sha256(weights_file), rank=rank, pairs=pairs)
+
+
+def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
+    unserved = {
+        "peft_type": config.get("peft_type", "LORA") != "LORA",
+        "use_dora": bool(config.get("use_dora")),
+        "modules_to_save": bool(config.get("modules_to_save")),
+        "rank_pattern": bool(config.get("rank_pattern")),
+        "alpha_pattern": bool(config.get("alpha_pattern")),
+        "bias": config.get("bias", "none") != "none",
+    }
+    for name, found in unserved.items():
+        if found:
+            raise AdapterError(
+                f"adapter {path} has {name}={config.get(name)!r}",
+                expected="a plain LoRA",
+                remedy="merge it into a model folder, or train it without",
+            )
+
+
+class AdapterRouter:
+    """Which adapter each row of the next forward pass uses. Shared by all `RoutedLinear` modules."""
+
+    def __init__(self) -> None:
+        """Starts with no adapter."""
+        self.gate: torch.Tensor | None = None
+        self._active: tuple[LoadedAdapter, ...] = ()
+        self._stacks: dict[str, tuple[torch.Tensor, torch.Tensor] | None] = {}
+
+    def route(self, rows: Sequence[LoadedAdapter | None], device: torch.device, dtype: torch.dtype) -> None:
+        """Sets the adapter of each row of the next forward passes; None is the base model."""
+        active = tuple(sorted({a for a in rows if a is not None}, key=id))
+        if active != self._active:
+            self._active, self._stacks = active, {}
+        if not active or (len(active) == 1 and all(rows)):
+            self.gate = None
+            return
+        widths = torch.tensor([a.rank for a in active])
+        owner = torch.repeat_interleave(torch.arange(len(active)), widths)
+        index = {a: i for i, a in enumerate(active)}
+        mine = torch.tensor([-1 if a is None else index[a] for a in rows])
+        self.gate = (mine[:, None] == owner).to(device, dtype)[:, None]
+
+    def stack(self, module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The stacked A and B of the active adapters for one module, or None if none targets it."""
+        if not self._active:
+            return None
+        if module not in self._stacks:
+            self._stacks[module] = self._build(module)
+        return self._stacks[module]
+
+    def _build(self, module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        found = next((a.pairs[module] for a in self._active if module in a.pairs), None)
+        if found is None:
+            return None
+        a_parts, b_parts = [], []
+        for adapter in self._active:
+            a, b = adapter.pairs.get(module) or (
+                found[0].new_zeros(adapter.rank, found[0].shape[1]),
+                found[1].new_zeros(found[1].shape[0], adapter.rank),
+            )
+            a_parts.append(a)
+            b_parts.append(b)
+        return torch.cat(a_parts), torch.cat(b_parts, dim=1).contiguous()
+
+
+class RoutedLinear(nn.Module):
+    """A linear layer that adds the LoRA terms its router asks for."""
+
+    def __init__(self, base: nn.Linear, name: str, router: AdapterRouter) -> None:
+        """Wraps `base`, known as `name` in the model."""
+        super().__init__()
+        self.base = base
+        self.name = name
+        self.router = router
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base layer's weight; some models read it."""
+        return self.base.weight
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Maps (rows, width, in) to (rows, width, out)."""
+        output: torch.Tensor = self.base(inputs)
+        stack = self.router.stack(self.name)
+        if stack is None:
+            return output
+        hidden = nn.functional.linear(inputs, stack[0])
+        if self.router.gate is not None:
+            hidden = hidden * self.router.gate
+        return output + nn.functional.linear(hidden, stack[1])
+
+
+def install_router(model: nn.Module, targets: Sequence[str], router: AdapterRouter) -> None:
+    """Replaces the named linear layers by routed ones, once each."""
+    for name in targets:
+        parent_name, _, child = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        linear = getattr(parent, child)
+        if isinstance(linear, nn.Linear):
+            setattr(parent, child, RoutedLinear(linear, name, router))

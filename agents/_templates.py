@@ -1,0 +1,119 @@
+"""From chat messages to token ids, in one place, so that training and serving see the same tokens.
+
+Models with a chat template use it. Base models without one use a plain template::
+
+    {system}
+
+    User: {question}
+    Assistant: {answer}
+
+    User: {question}
+    Assistant:
+
+Message text is data: a role marker inside it (such as ``<|im_end|>``) is broken up with a zero-width
+space, so that model-written text cannot open a new turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+from docendo.errors import ConfigError
+from docendo.records import Message
+
+Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int]"
+
+_PLAIN_NAMES = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer brings a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def render(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """Renders chat messages, up to where the assistant starts to write.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        messages: At least one message with the keys "role" and "content".
+    """
+    if not messages:
+        raise ConfigError("the prompt has no messages", expected="at least one")
+    safe = [{"role": m["role"], "content": _break_markers(tokenizer, m["content"])} for m in messages]
+    if has_chat_template(tokenizer):
+        return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True))
+    blocks = []
+    for message in safe:
+        if message["role"] == "system":
+            blocks.append(message["content"] + "\n\n")
+        else:
+            name = _PLAIN_NAMES.get(message["role"], message["role"].title())
+            blocks.append(
+                f"{name}: {message['content']}\n" + ("\n" if message["role"] == "assistant" else "")
+            )
+    return "".join(blocks) + "Assistant:"
+
+
+def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt: text, chat messages, or ids (returned as they are).
+
+    Raises:
+        ConfigError: if the prompt is empty.
+    """
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt).input_ids)
+    elif prompt and isinstance(prompt[0], int):
+        ids = list(prompt)
+    else:
+        # The chat template writes its own begin-of-sequence token.
+        special = not has_chat_template(tokenizer)
+        ids = list(tokenizer(render(tokenizer, prompt), add_special_tokens=special).input_ids)  # type: ignore[arg-type]
+    if not ids:
+        raise ConfigError("the prompt is empty", expected="at least one token")
+    return ids
+
+
+def completion_ids(tokenizer: Any, text: str, *, end: bool = True) -> list[int]:
+    """Token ids of an assistant's text, with the token that ends the turn unless `end` is False."""
+    text = _break_markers(tokenizer, text)
+    if not has_chat_template(tokenizer):
+        text = " " + text.lstrip()
+    ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    if end and tokenizer.eos_token_id is not None:
+        ids.append(int(tokenizer.eos_token_id))
+    return ids
+
+
+def template_stops(tokenizer: Any) -> tuple[str, ...]:
+    """Strings that end a turn where the model has no end-of-turn token."""
+    return () if has_chat_template(tokenizer) else ("\nUser:",)
+
+
+def end_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
+    """Tokens that end a completion: of the tokenizer and of any model or generation configs."""
+    found: set[int] = set()
+    for source in (tokenizer, *configs):
+        value = getattr(source, "eos_token_id", None)
+        found.update(value if isinstance(value, Iterable) else () if value is None else (value,))
+    return frozenset(int(token) for token in found)
+
+
+def _break_markers(tokenizer: Any, text: str) -> str:
+    for marker in _markers(tokenizer):
+        if marker in text:
+            text = text.replace(marker, f"{marker[0]}\u200b{marker[1:]}")
+    return text
+
+
+def _markers(tokenizer: Any) -> tuple[str, ...]:
+    cached: tuple[str, ...] | None = getattr(tokenizer, "_docendo_markers", None)
+    if cached is None:
+        added = (
+            str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special
+        )
+        named = (str(token) for token in getattr(tokenizer, "all_special_tokens", ()))
+        cached = tuple(sorted({m for m in (*added, *named) if len(m) > 1}, key=len, reverse=True))
+        tokenizer._docendo_markers = cached
+    return cached

@@ -1,0 +1,94 @@
+"""Settings of one LoRA training, with the source of each default."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from docendo.errors import ConfigError
+from docendo.records import Record
+
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Record):
+    """How an adapter is trained. Names follow `transformers.TrainingArguments` and `peft.LoraConfig`.
+
+    Attributes:
+        learning_rate: Peak rate of AdamW. 1e-3 suits LoRA on models of 0.1 to 1 B parameters (measured
+            with SmolLM2-135M; LoRA wants about ten times the rate of full fine-tuning).
+        max_steps: Optimiser steps, or -1 to count by `num_train_epochs` (the default of Transformers).
+        num_train_epochs: Passes over the data if `max_steps` is -1 (3: the default of Transformers and TRL).
+        per_device_train_batch_size: Examples per forward pass (16: fills two cores with short chats).
+        gradient_accumulation_steps: Forward passes per optimiser step; the loss is the mean over all
+            completion tokens of the step, so 2 x 8 examples train like 1 x 16.
+        warmup_ratio: Share of the steps in which the rate rises (0.05: Alpaca-LoRA's 100 of some 2,000).
+        lr_scheduler_type: How the rate falls after the warm-up (linear: the default of Transformers).
+        weight_decay: AdamW's decay of the LoRA weights (0: the default of Transformers).
+        max_grad_norm: Gradients are clipped to this norm (1: the default of Transformers).
+        seed: Seed of the LoRA initialisation, the batch order and dropout.
+        lora_r: Rank (16: TRL's `ModelConfig`).
+        lora_alpha: Scale; the update is multiplied by `lora_alpha / lora_r` (32: TRL's `ModelConfig`).
+        lora_dropout: Dropout before the LoRA branch (0: keeps the fast path and bit-equal repeats).
+        target_modules: Names of the layers to adapt, or "all-linear" (the QLoRA paper, arXiv 2305.14314).
+        dtype: Precision of the frozen base. "auto" is bfloat16 where the processor multiplies it natively
+            and float32 elsewhere. LoRA weights and optimiser are float32 always.
+        max_length: Examples with more tokens are left out and counted (1,024: TRL's `SFTConfig`).
+    """
+
+    learning_rate: float = 1e-3
+    max_steps: int = -1
+    num_train_epochs: float = 3.0
+    per_device_train_batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    warmup_ratio: float = 0.05
+    lr_scheduler_type: Schedule = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    dtype: Dtype = "auto"
+    max_length: int = 1024
+
+    def __post_init__(self) -> None:
+        """Checks ranges, so that a bad value fails before a model is loaded."""
+        if not isinstance(self.target_modules, str):
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        checks = (
+            ("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate >= 0, "0 or more"),
+            (
+                "max_steps",
+                self.max_steps == -1 or self.max_steps >= 1,
+                "at least 1, or -1 to count by epochs",
+            ),
+            ("num_train_epochs", self.max_steps > 0 or self.num_train_epochs > 0, "more than 0"),
+            ("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "at least 1"),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "at least 1"),
+            ("warmup_ratio", 0 <= self.warmup_ratio < 1, "0 or more and less than 1"),
+            (
+                "lr_scheduler_type",
+                self.lr_scheduler_type in ("linear", "cosine", "constant", "constant_with_warmup"),
+                "linear, cosine, constant or constant_with_warmup",
+            ),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("max_grad_norm", self.max_grad_norm > 0, "more than 0"),
+            ("lora_r", self.lora_r >= 1, "at least 1"),
+            ("lora_alpha", self.lora_alpha > 0, "more than 0"),
+            ("lora_dropout", 0 <= self.lora_dropout < 1, "0 or more and less than 1"),
+            ("target_modules", bool(self.target_modules), "layer names or 'all-linear'"),
+            ("dtype", self.dtype in ("auto", "bfloat16", "float32"), "auto, bfloat16 or float32"),
+            ("max_length", self.max_length >= 2, "at least 2"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=expected)
+
+    def warmup_steps(self, total: int) -> int:
+        """Number of warm-up steps among `total`; never all, because the first has a rate of 0."""
+        return min(math.ceil(self.warmup_ratio * total), total - 1)

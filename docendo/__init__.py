@@ -1,0 +1,107 @@
+"""docendo: local language models that teach each other.
+
+*Docendo discimus*: by teaching, we learn. Public names are imported when they are first used, so that
+`import docendo` loads neither torch nor transformers.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+from docendo.lazy import lazy_names
+from docendo.records import (
+    Author,
+    Completion,
+    Example,
+    Item,
+    Message,
+    Origin,
+    PublicItem,
+    Request,
+    Result,
+    SamplingParams,
+    ScoreRequest,
+    ScoreResult,
+    Trace,
+    Usage,
+)
+
+# OpenMP reads this once, when torch is loaded. Its threads spin while they wait for each other by
+# default, and as soon as another process wants a core, spinning threads hold up the one that works:
+# decoding on two busy cores measured 7 times slower. A user's own setting wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if TYPE_CHECKING:
+    from docendo import agents, distill, evals, graphs, memory
+    from docendo.agents import (
+        Agent,
+        Engine,
+        ModelVerifier,
+        RunContext,
+        ScriptedEngine,
+        Student,
+        Teacher,
+        Tutor,
+        Verifier,
+    )
+    from docendo.graphs import Run, arun, run
+    from docendo.memory import Blackboard
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "Author",
+    "Blackboard",
+    "Completion",
+    "Engine",
+    "Example",
+    "Item",
+    "Message",
+    "ModelVerifier",
+    "Origin",
+    "PublicItem",
+    "Request",
+    "Result",
+    "Run",
+    "RunContext",
+    "SamplingParams",
+    "ScoreRequest",
+    "ScoreResult",
+    "ScriptedEngine",
+    "Student",
+    "Teacher",
+    "Trace",
+    "Tutor",
+    "Usage",
+    "Verifier",
+    "agents",
+    "arun",
+    "distill",
+    "evals",
+    "graphs",
+    "memory",
+    "run",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(
+            (
+                "Agent",
+                "Engine",
+                "ModelVerifier",
+                "RunContext",
+                "ScriptedEngine",
+                "Student",
+                "Teacher",
+                "Tutor",
+                "Verifier",
+            ),
+            "docendo.agents",
+        ),
+        **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs"),
+        "Blackboard": "docendo.memory",
+        **{room: f"docendo.{room}:" for room in ("agents", "distill", "evals", "graphs", "memory")},
+    },
+)

@@ -1,0 +1,144 @@
+"""Every error that docendo raises on purpose.
+
+An error says in one line what was seen, what was expected and what to do. The class says who is to
+blame, because an infrastructure failure must never be counted as a wrong answer:
+
+* `UserError`: the input or the configuration is wrong. The command line prints the line without a
+  traceback and exits with code 2.
+* `ModelFailure`: a model produced something that cannot be used (NaN logits, an empty verdict).
+* `InfrastructureError`: the machine failed (disk full, database locked, engine closed).
+"""
+
+from __future__ import annotations
+
+
+class DocendoError(Exception):
+    """Root of all errors raised by docendo.
+
+    Attributes:
+        code: A stable, machine-readable name of the kind of error.
+        exit_code: What the command line exits with.
+    """
+
+    code = "error"
+    exit_code = 1
+
+
+class UserError(DocendoError):
+    """The input or the configuration is wrong; the message names the field and the remedy."""
+
+    code = "user"
+    exit_code = 2
+
+    def __init__(self, seen: str, *, expected: str | None = None, remedy: str | None = None) -> None:
+        """Builds the one line: `seen; expected ...; remedy`."""
+        self.seen, self.expected, self.remedy = seen, expected, remedy
+        parts = [seen.rstrip(".")]
+        if expected:
+            parts.append(f"expected {expected.rstrip('.')}")
+        if remedy:
+            parts.append(remedy.rstrip("."))
+        super().__init__("; ".join(parts) + ".")
+
+
+class ConfigError(UserError):
+    """A setting has a value that cannot be used."""
+
+    code = "config"
+
+
+class DataError(UserError):
+    """A data file or an item is malformed or empty."""
+
+    code = "data"
+
+
+class ModelNotFound(UserError):
+    """A model name is neither in the catalogue, nor a local folder, nor a reachable hub id."""
+
+    code = "model_not_found"
+
+
+class LicenseNotAccepted(UserError):
+    """A model's terms have to be accepted before it is fetched."""
+
+    code = "license"
+
+
+class AdapterError(UserError):
+    """An adapter folder is damaged, unsupported, or belongs to another base model."""
+
+    code = "adapter"
+
+
+class ResumeError(UserError):
+    """A run cannot be resumed, for example because its configuration has changed."""
+
+    code = "resume"
+
+
+class CapabilityError(UserError):
+    """An engine lacks what a request or a graph needs."""
+
+    code = "capability"
+
+
+class LeakError(UserError):
+    """Held-out items were about to reach training data, or gold was about to reach an agent."""
+
+    code = "leak"
+
+
+class MissingExtra(UserError):
+    """An optional dependency is needed and not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, package: str, extra: str) -> None:
+        """Names the missing package and the extra that brings it."""
+        super().__init__(
+            f"the package {package!r} is not installed",
+            remedy=f"install it with: pip install 'docendo[{extra}]'",
+        )
+
+
+class ModelFailure(DocendoError):
+    """A model produced something that cannot be used."""
+
+    code = "model"
+
+
+class SilentNoOp(DocendoError):
+    """Training changed nothing, or what is served is not what was trained."""
+
+    code = "silent_no_op"
+
+
+class InfrastructureError(DocendoError):
+    """The machine or a service failed; the work can be resumed."""
+
+    code = "infrastructure"
+
+
+class StorageError(InfrastructureError):
+    """A file or database cannot be written or read; the message names the path."""
+
+    code = "storage"
+
+
+class IntegrityError(InfrastructureError):
+    """Stored data does not match its checksum; the message names the file or record."""
+
+    code = "integrity"
+
+
+class EngineClosed(InfrastructureError):
+    """A request reached an engine that is closed, or was pending when it closed."""
+
+    code = "engine_closed"
+
+
+class Cancelled(DocendoError):
+    """A request was cancelled before it finished."""
+
+    code = "cancelled"

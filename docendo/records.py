@@ -1,0 +1,382 @@
+"""The records that all rooms share: what is asked of an engine, what it answers, what is learnt from.
+
+Records are frozen dataclasses with keyword-only fields. They hold plain JSON values, so they can be
+stored, hashed and compared; `to_json` and `from_json` convert without loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeAlias, TypedDict
+
+from docendo.errors import ConfigError
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+Split = Literal["train", "dev", "test", "user"]
+
+
+class Message(TypedDict):
+    """One chat message, in the shape of Hugging Face chat templates and TRL datasets."""
+
+    role: str
+    content: str
+
+
+class Record:
+    """Mix-in: conversion to and from plain JSON dictionaries."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as a dictionary of JSON values (tuples become lists)."""
+        return _plain(dataclasses.asdict(self))  # type: ignore[call-overload]
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams(Record):
+    """How one request is decoded. Names and meanings follow vLLM's class of the same name.
+
+    Attributes:
+        max_tokens: Most tokens to generate, at least 1.
+        temperature: 0 decodes greedily (the default: the same answer each time).
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens with this probability; 1 keeps all.
+        min_p: Drop tokens less likely than this share of the likeliest; 0 keeps all.
+        repetition_penalty: Divides the logits of tokens already seen (CTRL, arXiv 1909.05858); 1 is off.
+        seed: Seed of this request, or None for one derived from the prompt, so that it repeats as well.
+        stop: Strings that end the text; the text excludes them.
+        n: Number of samples that share one prefill.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks ranges, so that a bad value fails where it is written and not in a batch."""
+        stop: object = self.stop  # untyped callers give a string, which would count as its letters
+        if isinstance(stop, str):
+            raise ConfigError(
+                f"stop is the string {stop!r}", expected="a tuple of strings", remedy="write (text,)"
+            )
+        object.__setattr__(self, "stop", tuple(self.stop))
+        checks = (
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("top_p", 0 < self.top_p <= 1, "more than 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "0 (off) or more and less than 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "more than 0"),
+            ("n", self.n >= 1, "at least 1"),
+            ("stop", all(self.stop), "strings that are not empty"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=expected)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken at every step."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin(Record):
+    """Who asks: the engine's ledger counts tokens and seconds by these names."""
+
+    run: str = ""
+    role: str = ""
+    agent: str = ""
+    node: str = ""
+    item: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Record):
+    """One generation request.
+
+    Attributes:
+        prompt: Text, chat messages (rendered with the model's template), or token ids.
+        sampling: Decoding settings of this request alone.
+        adapter: Name of a loaded adapter, or None for the base model.
+        origin: Who asks, for the ledger.
+    """
+
+    prompt: str | tuple[Message, ...] | tuple[int, ...]
+    sampling: SamplingParams = SamplingParams()
+    adapter: str | None = None
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest(Record):
+    """Asks for the log-probabilities of a given completion.
+
+    Attributes:
+        prompt: Text, chat messages or token ids that come before.
+        completion: Text or token ids whose log-probabilities are wanted.
+        adapter: Name of a loaded adapter, or None for the base model.
+        origin: Who asks, for the ledger.
+    """
+
+    prompt: str | tuple[Message, ...] | tuple[int, ...]
+    completion: str | tuple[int, ...]
+    adapter: str | None = None
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Record):
+    """Token counts without padding. `cached_tokens` of `prompt_tokens` came from a stored prefix."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            generated_tokens=self.generated_tokens + other.generated_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion(Record):
+    """One sample: its text (without stop string and end token), token ids and their log-probabilities.
+
+    `token_ids` holds every generated token, the end token included. `logprobs` are natural logarithms
+    under the model's own distribution, before temperature and filters.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish_reason: FinishReason = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Record):
+    """What an engine returns for a `Request`.
+
+    Attributes:
+        completions: `sampling.n` samples.
+        usage: Tokens of this request; the prompt counts once however many samples share it.
+        model: Fingerprint of the base model.
+        adapter: SHA-256 of the adapter that answered, or None for the base.
+        seed: The seed that was used.
+        seconds: Compute seconds: the time of each engine step is shared equally by its rows, so that the
+            seconds of all results add up to the time the engine was busy.
+        latency: Wall seconds from submission to the last token.
+    """
+
+    completions: tuple[Completion, ...]
+    usage: Usage = Usage()
+    model: str = ""
+    adapter: str | None = None
+    seed: int = 0
+    seconds: float = 0.0
+    latency: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The text of the first completion."""
+        return self.completions[0].text
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Result:
+        """Rebuilds a result stored by `to_json`."""
+        completions = tuple(
+            Completion(
+                text=c["text"],
+                token_ids=tuple(c["token_ids"]),
+                logprobs=tuple(c["logprobs"]),
+                finish_reason=c["finish_reason"],
+            )
+            for c in value["completions"]
+        )
+        return cls(**{**value, "completions": completions, "usage": Usage(**value["usage"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult(Record):
+    """Log-probabilities (natural logarithm) of each completion token, and the token counts."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    usage: Usage = Usage()
+    model: str = ""
+    adapter: str | None = None
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole completion."""
+        return sum(self.logprobs)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ScoreResult:
+        """Rebuilds a result stored by `to_json`."""
+        return cls(
+            **{
+                **value,
+                "token_ids": tuple(value["token_ids"]),
+                "logprobs": tuple(value["logprobs"]),
+                "usage": Usage(**value["usage"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicItem(Record):
+    """What agents see of a task item. It has no field that could hold the answer.
+
+    Attributes:
+        id: Stable id, a digest of task and question, so that runs can be paired.
+        question: The rendered question.
+        task: Name of the task it comes from.
+        split: Which part of the task it belongs to; "user" is an item outside any task.
+        choices: Answer choices of a multiple-choice item, or empty.
+        metadata: Public facts such as difficulty. Never the answer.
+    """
+
+    id: str
+    question: str
+    task: str = ""
+    split: Split = "user"
+    choices: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Gold:
+    """A sealed answer. It prints as `<gold>`; only a `Scorer` opens it (`docendo.scoring`)."""
+
+    __slots__ = ("__sealed",)
+
+    def __init__(self, value: Any) -> None:
+        """Seals `value`."""
+        self.__sealed = value
+
+    def __repr__(self) -> str:
+        return "<gold>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError("gold is never serialised")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A task item: `public` for agents, `gold` for scorers alone. Kept apart by type."""
+
+    public: PublicItem
+    gold: Gold
+
+    @property
+    def id(self) -> str:
+        """The item's stable id."""
+        return self.public.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example(Record):
+    """A worked example for a prompt. Made from training items only (`Task.examples`)."""
+
+    question: str
+    answer: str
+    item: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Author(Record):
+    """Who wrote a post. Stamped by the runtime, never taken from model text.
+
+    Attributes:
+        agent: The agent's name.
+        role: Its role, such as "student".
+        model: Fingerprint of its base model, or empty for code.
+        adapter: SHA-256 of its adapter, or None.
+    """
+
+    agent: str
+    role: str
+    model: str = ""
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace(Record):
+    """One agent turn, as stored: enough to learn from it and to know where it came from.
+
+    Attributes:
+        id: Idempotency key digest: the same turn of the same run has the same id.
+        run: Run id.
+        item: Item id (the question).
+        split: The item's split; training data refuse anything but "train".
+        parents: Ids of the traces this turn answers to.
+        graph: Name of the graph.
+        node: Name of the node.
+        step: Ordinal of the turn within run, item and node.
+        author: Role, model and adapter that spoke.
+        messages: The prompt as chat messages.
+        completion: The text.
+        token_ids: Generated tokens.
+        logprobs: Their log-probabilities.
+        sample: Index among the `n` samples of one request.
+        finish_reason: Why it ended.
+        sampling: Decoding settings as JSON, seed included.
+        usage: Token counts of the request (on sample 0; zero on the others).
+        seconds: Compute seconds of the request (on sample 0; zero on the others).
+        rewards: Named rewards in [0, 1], such as {"verified": 1.0}.
+    """
+
+    id: str
+    run: str
+    item: str
+    author: Author
+    messages: tuple[Message, ...]
+    completion: str
+    split: Split = "user"
+    parents: tuple[str, ...] = ()
+    graph: str = ""
+    node: str = ""
+    step: int = 0
+    sample: int = 0
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish_reason: FinishReason = "stop"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    usage: Usage = Usage()
+    seconds: float = 0.0
+    rewards: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Trace:
+        """Rebuilds a trace stored by `to_json`."""
+        sequences = {
+            name: tuple(value[name])
+            for name in ("messages", "parents", "token_ids", "logprobs")
+            if name in value
+        }
+        usage = {"usage": Usage(**value["usage"])} if "usage" in value else {}
+        return cls(**{**value, **sequences, **usage, "author": Author(**value["author"])})

@@ -1,0 +1,1 @@
+"""Published methods whose novel part belongs to this room, one file each."""

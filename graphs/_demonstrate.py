@@ -1,0 +1,82 @@
+"""Demonstration: the teacher samples several answers, and those that pass verification are kept."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+
+from docendo.agents import Agent, RunContext
+from docendo.graphs._nodes import Grader, finish, node
+
+
+class DemonstrationState(TypedDict, total=False):
+    """State of the demonstration graph: ids and small JSON only."""
+
+    item: str
+    answer: str
+    solved: bool
+    demonstrations: list[str]
+    samples: int
+
+
+async def demonstrate_item(
+    context: RunContext, item: str, *, teacher: Agent, verifier: Grader, keep: int, parents: list[str]
+) -> dict[str, Any]:
+    """Samples the teacher, verifies every sample, and posts the first `keep` different verified ones.
+
+    Returns:
+        The state update: trace ids of the kept demonstrations, the answer, and the number of samples.
+    """
+    turn = await context.ask(teacher, item, teacher.messages(context.public(item)), node="demonstrate")
+    kept: list[str] = []
+    answer = turn.text
+    seen: set[str] = set()
+    for step, (text, trace) in enumerate(zip(turn.texts, turn.traces, strict=True)):
+        verdict = await verifier.grade(context, item, text)
+        context.traces.reward(trace, "verified", float(verdict.correct))
+        if not verdict.correct or text.strip() in seen or len(kept) >= keep:
+            continue
+        seen.add(text.strip())
+        post = context.post(
+            "demonstration",
+            {"text": text, "trace": trace},
+            author=teacher.author,
+            item=item,
+            node="demonstrate",
+            step=step,
+            parents=parents,
+        )
+        context.board.trust(post.id, "verified", by=verifier.author, reason="passed the verifier")
+        answer = answer if kept else text
+        kept.append(trace)
+    return {"demonstrations": kept, "answer": answer, "solved": bool(kept), "samples": len(turn.texts)}
+
+
+def demonstrate(*, teacher: Agent, verifier: Grader, keep: int = 2, **compile_options: Any) -> Any:
+    """Builds the graph in which a teacher shows how it is done: best of n with verification.
+
+    Args:
+        teacher: Who demonstrates; `sampling.n` samples are drawn per item.
+        verifier: Who decides which samples are kept.
+        keep: Most different verified samples kept per item.
+        **compile_options: For `StateGraph.compile`, such as `checkpointer` or `store`.
+
+    Returns:
+        A compiled LangGraph graph from `{"item": id}` to `DemonstrationState`.
+    """
+
+    async def run(state: DemonstrationState, context: RunContext) -> dict[str, Any]:
+        item = state["item"]
+        question = context.public(item).question
+        task = context.post("task", {"question": question}, author=teacher.author, item=item, node="start")
+        return await demonstrate_item(
+            context, item, teacher=teacher, verifier=verifier, keep=keep, parents=[task.id]
+        )
+
+    builder = StateGraph(DemonstrationState, context_schema=RunContext)
+    builder.add_node("demonstrate", node(run, "demonstrate"))
+    builder.add_edge(START, "demonstrate")
+    builder.add_edge("demonstrate", END)
+    config = {"teacher": teacher.describe(), "verifier": verifier.describe(), "keep": keep}
+    return finish(builder, "demonstrate", config, **compile_options)

@@ -1,0 +1,31 @@
+"""What is shared and kept: the blackboard, the journal of finished calls, traces and runs.
+
+All of it lies in one database (`Database`), and each record carries a digest, so that damage is an error
+and never a wrong answer.
+"""
+
+from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKind, Trust
+from docendo.memory._chain import Damage, Report
+from docendo.memory._database import Database
+from docendo.memory._journal import Journal
+from docendo.memory._runs import RunRow, RunStatus, RunStore
+from docendo.memory._traces import TraceStore, read_traces
+from docendo.memory._verify import verify
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "Blackboard",
+    "Damage",
+    "Database",
+    "Journal",
+    "Post",
+    "PostKind",
+    "Report",
+    "RunRow",
+    "RunStatus",
+    "RunStore",
+    "TraceStore",
+    "Trust",
+    "read_traces",
+    "verify",
+]

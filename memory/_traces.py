@@ -1,0 +1,274 @@
+"""Traces: every agent turn, stored once, found again by run, role, item and reward."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from docendo.errors import DataError, IntegrityError, StorageError
+from docendo.files import write_text
+from docendo.hashing import digest
+from docendo.memory import _schema, _text
+from docendo.memory._chain import CHANGED, Damage, Report
+from docendo.memory._store import Store
+from docendo.records import Message, Split, Trace
+
+
+class TraceStore(Store):
+    """Agent turns with what it takes to learn from them.
+
+    The prompt is stored once however many samples share it, and rewards are stored beside the traces,
+    so that a verifier can add them later.
+
+    Example:
+        >>> from docendo.memory import TraceStore
+        >>> from docendo.records import Author, Message, Trace
+        >>> store = TraceStore.open(":memory:")
+        >>> turn = Trace(
+        ...     id="t1", run="demo", item="i1", author=Author(agent="student", role="student"), split="train",
+        ...     messages=(Message(role="user", content="What is 2 + 2?"),), completion="4",
+        ... )
+        >>> store.add([turn])
+        >>> store.reward("t1", "verified", 1.0)
+        1.0
+        >>> [trace.completion for trace in store.find(run="demo", min_reward={"verified": 1.0})]
+        ['4']
+        >>> store.close()
+    """
+
+    def add(self, traces: Iterable[Trace]) -> None:
+        """Stores traces, all or none. One whose id is stored already changes nothing.
+
+        Raises:
+            DataError: if a trace holds something that JSON has no form for, naming trace and field.
+            StorageError: if they cannot be written.
+        """
+        prompts: dict[str, dict[str, Any]] = {}
+        rows, rewards = [], []
+        for trace in traces:
+            row, messages = _row(trace)
+            prompts[row["prompt"]] = {"hash": row["prompt"], "messages": messages}
+            rows.append(row)
+            rewards += [_reward_row(row["id"], name, value) for name, value in trace.rewards.items()]
+        with self.database.transaction() as connection:
+            self.database.insert_new(connection, _schema.prompts, *prompts.values())
+            self.database.insert_new(connection, _schema.traces, *rows)
+            self.database.insert_new(connection, _schema.rewards, *rewards)
+
+    def get(self, trace_id: str) -> Trace:
+        """Returns a trace.
+
+        Raises:
+            DataError: if there is none with this id.
+            IntegrityError: if it is damaged, naming it.
+        """
+        found = self._select(_schema.traces.c.id == _text.name(trace_id, "the trace id"))
+        if not found:
+            raise DataError(f"there is no trace {trace_id!r}", remedy="check the id")
+        return found[0]
+
+    def find(
+        self,
+        *,
+        run: str | None = None,
+        role: str | None = None,
+        item: str | None = None,
+        split: Split | None = None,
+        min_reward: Mapping[str, float] | None = None,
+    ) -> list[Trace]:
+        """Returns traces in the order in which they were stored.
+
+        Args:
+            run: Only of this run.
+            role: Only by agents of this role.
+            item: Only about this item.
+            split: Only of items of this split.
+            min_reward: Only with each of these rewards, and at least this much of it.
+
+        Raises:
+            IntegrityError: if one of them is damaged, naming it.
+        """
+        table, rewards = _schema.traces, _schema.rewards
+        wanted = ((table.c.run, run), (table.c.role, role), (table.c.item, item), (table.c.split, split))
+        conditions = [column == _text.clean(value) for column, value in wanted if value is not None]
+        for name, least in (min_reward or {}).items():
+            conditions.append(
+                sa.exists().where(
+                    rewards.c.trace == table.c.id,
+                    rewards.c.name == _text.clean(name),
+                    rewards.c.value >= float(least),
+                )
+            )
+        return self._select(*conditions)
+
+    def reward(self, trace_id: str, name: str, value: float) -> float:
+        """Adds a named reward to a stored trace and returns the stored one: the first of a name stays.
+
+        Raises:
+            DataError: if the trace is unknown or the value is not a finite number.
+        """
+        trace_id = _text.name(trace_id, "the trace id")
+        row = _reward_row(trace_id, name, value)
+        table, traces = _schema.rewards, _schema.traces
+        with self.database.transaction() as connection:
+            if connection.scalar(sa.select(traces.c.seq).where(traces.c.id == trace_id)) is None:
+                raise DataError(f"there is no trace {trace_id!r}", remedy="add the trace before its rewards")
+            self.database.insert_new(connection, table, row)
+            query = sa.select(table).where(table.c.trace == trace_id, table.c.name == row["name"])
+            stored = connection.execute(query).one()
+        _check_reward(stored)
+        return float(stored.value)
+
+    def export_jsonl(
+        self, path: str | Path, *, run: str | None = None, role: str | None = None, split: Split | None = None
+    ) -> int:
+        """Writes traces as JSON lines, atomically, and returns how many; `read_traces` reads them back.
+
+        Raises:
+            StorageError: if the file cannot be written; an old one is untouched.
+            IntegrityError: if a trace is damaged.
+        """
+        found = self.find(run=run, role=role, split=split)
+        write_text(Path(path), "".join(_text.encode(trace.to_json()) + "\n" for trace in found))
+        return len(found)
+
+    def verify(self) -> Report:
+        """Recomputes the digests of all traces, prompts and rewards; the report names each damaged record."""
+        return self._verified("traces", _walk)
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Trace]:
+        table, rewards, prompts = _schema.traces, _schema.rewards, _schema.prompts
+        where = sa.and_(sa.true(), *conditions)
+        chosen = sa.select(table.c.id).where(where)
+        with self.database.reading() as connection:
+            rows = connection.execute(sa.select(table).where(where).order_by(table.c.seq)).all()
+            given = connection.execute(sa.select(rewards).where(rewards.c.trace.in_(chosen))).all()
+            hashes = sa.select(table.c.prompt).where(where)
+            texts = connection.execute(sa.select(prompts).where(prompts.c.hash.in_(hashes))).all()
+        messages = {row.hash: _messages(row) for row in texts}
+        named: dict[str, dict[str, float]] = {}
+        for row in sorted(given, key=lambda row: str(row.name)):
+            _check_reward(row)
+            named.setdefault(row.trace, {})[row.name] = float(row.value)
+        return [_trace(row, messages, named.get(row.id, {})) for row in rows]
+
+
+def read_traces(path: str | Path) -> list[Trace]:
+    """Reads traces from a JSON lines file, as `TraceStore.export_jsonl` writes it.
+
+    Raises:
+        DataError: if the file is missing or a line is malformed, naming file, line and field.
+        StorageError: if the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}", remedy="check the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start})", expected="JSON lines") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    return [
+        trace_from_json(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()
+    ]
+
+
+def trace_from_json(line: str, where: str) -> Trace:
+    """Builds a trace from one line of JSON; `where` is what error messages call it."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error})", expected="one trace as a JSON object") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is a {type(value).__name__}", expected="one trace as a JSON object")
+    for field in ("id", "run", "item", "author", "messages", "completion"):
+        if field not in value:
+            raise DataError(f"{where} has no field {field!r}", expected="the fields of a trace")
+    try:
+        return Trace.from_json(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{where} is not a trace ({error})", expected="the fields of a trace") from error
+
+
+def _row(trace: Trace) -> tuple[dict[str, Any], str]:
+    record = _text.mapping(trace.to_json(), f"trace {trace.id!r}")
+    del record["rewards"]
+    messages = _text.encode(record.pop("messages"))
+    row = {
+        "id": _text.name(trace.id, "the trace id"),
+        "run": _text.name(trace.run, "run", empty=True),
+        "item": _text.name(trace.item, "item", empty=True),
+        "role": _text.name(trace.author.role, "author.role", empty=True),
+        "split": _text.name(trace.split, "split"),
+        "prompt": digest(messages),
+        "record": _text.encode(record),
+    }
+    return {**row, "hash": digest(*_content(row))}, messages
+
+
+def _content(row: Mapping[Any, Any]) -> list[Any]:
+    return [row[name] for name in ("id", "run", "item", "role", "split", "prompt", "record")]
+
+
+def _trace(
+    row: sa.Row[Any], messages: Mapping[str, Sequence[Message]], rewards: Mapping[str, float]
+) -> Trace:
+    _text.check_seal(row.hash, *_content(row._mapping), record=f"trace {row.id!r}")
+    if row.prompt not in messages:
+        raise IntegrityError(f"the prompt of trace {row.id!r} is missing; restore a backup")
+    return Trace.from_json(
+        {**_text.decode(row.record), "messages": messages[row.prompt], "rewards": dict(rewards)}
+    )
+
+
+def _messages(row: sa.Row[Any]) -> Sequence[Message]:
+    _text.check_seal(row.hash, row.messages, record=f"prompt {row.hash!r}")
+    found: list[Message] = _text.decode(row.messages)
+    return found
+
+
+def _reward_row(trace_id: str, name: str, value: float) -> dict[str, Any]:
+    name = _text.name(name, "the reward's name")
+    if isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(f"reward {name!r} of trace {trace_id!r} is {value!r}", expected="a finite number")
+    number = float(value)
+    return {"trace": trace_id, "name": name, "value": number, "hash": digest(trace_id, name, number)}
+
+
+def _check_reward(row: sa.Row[Any]) -> None:
+    _text.check_seal(
+        row.hash, row.trace, row.name, row.value, record=f"reward {row.name!r} of trace {row.trace!r}"
+    )
+
+
+def _walk(connection: sa.Connection) -> tuple[int, list[Damage]]:
+    damage: list[Damage] = []
+
+    def report(record: str, name: object, reason: str, seq: int | None = None) -> None:
+        damage.append(Damage(record=record, seq=seq, id=str(name), reason=reason))
+
+    texts = {row.hash: row.messages for row in connection.execute(sa.select(_schema.prompts))}
+    known = set()
+    for row in connection.execute(sa.select(_schema.traces).order_by(_schema.traces.c.seq)):
+        known.add(row.id)
+        if not _text.sealed(row.hash, *_content(row._mapping)):
+            report("trace", row.id, CHANGED, row.seq)
+        elif row.prompt not in texts:
+            report("trace", row.id, "its prompt is missing", row.seq)
+    for key, text in texts.items():
+        if not _text.sealed(key, text):
+            report("prompt", key, CHANGED)
+    for row in connection.execute(sa.select(_schema.rewards)):
+        if not _text.sealed(row.hash, row.trace, row.name, row.value):
+            report("reward", f"{row.trace} {row.name}", CHANGED)
+        elif row.trace not in known:
+            report("reward", f"{row.trace} {row.name}", "its trace is missing")
+    return len(known), damage

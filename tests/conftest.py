@@ -1,0 +1,85 @@
+"""What all tests share: no network, tiny and small models, and no room imported by its bare name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_ROOMS = ("agents", "distill", "evals", "graphs", "memory")
+
+# Before any library is imported: most read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["PIP_NO_INDEX"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["LANGSMITH_TRACING"] = "false"
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(_HERE / "guard"), os.environ.get("PYTHONPATH", "")])
+)
+
+_spec = importlib.util.spec_from_file_location("docendo_test_guard", _HERE / "guard" / "sitecustomize.py")
+assert _spec is not None
+assert _spec.loader is not None
+_guard = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_guard)
+sys.modules[_spec.name] = _guard  # tests/unit/test_guard.py looks at it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test with the real model is slow, whether it says so or not."""
+    for item in items:
+        if "smollm2" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _no_network_attempt() -> Iterator[None]:
+    """Fails a test that tried to reach the network, even if the code swallowed the refusal."""
+    before = len(_guard.attempts)
+    yield
+    tried, _guard.attempts[before:] = _guard.attempts[before:], []
+    if tried:
+        pytest.fail(f"the test tried to use the network: {', '.join(tried)}")
+
+
+def bare_rooms() -> list[str]:
+    """Rooms of this repository that were imported as `agents` instead of `docendo.agents`."""
+    found = []
+    for name in _ROOMS:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        # Another distribution may own the name (openai-agents installs `agents`); that one is fine.
+        if file and Path(file).resolve().parent == (_HERE.parent / name).resolve():
+            found.append(name)
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_bare_room() -> Iterator[None]:
+    """Checks after the last test that no room was imported under its bare name on the way."""
+    yield
+    assert not bare_rooms(), "imported by bare name, so loaded twice: write docendo.<room>"
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny Llama with a byte-level tokenizer and a chat template. Do not write into it."""
+    from docendo.agents import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct. Tests that use it are marked slow."""
+    from docendo.agents import models
+
+    name = "smollm2-135m-instruct"
+    if not models.is_cached(name):
+        pytest.fail(f"{name} is not in the cache; fetch it with: docendo models pull {name}", pytrace=False)
+    return models.path(name)
