@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: setup
-	$(BIN)/docendo quickstart
+	$(BIN)/docendo quickstart --resume
 
 # Tests may not touch the network, so the model that they use is fetched before them.
 models: setup

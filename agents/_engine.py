@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from safetensors import SafetensorError
 
 from docendo.agents import _models as models
 from docendo.agents._ledger import ledger_rows
@@ -92,6 +93,7 @@ class Engine:
         self._adapters: dict[str, LoadedAdapter] = {}
         text = model.config.get_text_config()
         self.max_length = int(getattr(text, "max_position_embeddings", 1 << 20))
+        self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self._stops = template_stops(tokenizer)
         self._worker = _Worker(
             DecodeLoop(
@@ -143,11 +145,11 @@ class Engine:
             loaded = AutoModelForCausalLM.from_pretrained(
                 source, dtype=best_dtype(device) if dtype == "auto" else kinds[dtype], use_safetensors=True
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelNotFound(
                 f"cannot load model {str(model)!r}: {reason}",
-                remedy="see `docendo models list` for names that work offline",
+                remedy="fetch it again, or see `docendo models list` for names that work offline",
             ) from error
         return cls(
             loaded.to(device),
@@ -168,7 +170,7 @@ class Engine:
         raised here; those of the model arrive through the future.
 
         Raises:
-            ConfigError: if the prompt is empty or too long for the model.
+            ConfigError: if the prompt is empty, malformed, or too long for the model.
             AdapterError: if the adapter is not loaded.
             EngineClosed: if the engine is closed.
         """
@@ -176,6 +178,7 @@ class Engine:
         params = request.sampling
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt)
+        self._check_ids(prompt)
         if len(prompt) + params.max_tokens > self.max_length:
             raise ConfigError(
                 f"the prompt has {len(prompt)} tokens and max_tokens is {params.max_tokens}",
@@ -215,6 +218,7 @@ class Engine:
                 completion = list(request.completion)
         if not completion:
             raise ConfigError("the completion to score is empty", expected="at least one token")
+        self._check_ids(prompt + completion)
         if len(prompt) + len(completion) > self.max_length:
             raise ConfigError(
                 f"prompt and completion have {len(prompt) + len(completion)} tokens",
@@ -247,6 +251,14 @@ class Engine:
         with self._tokenizing:
             return render(self.tokenizer, messages)
 
+    def _check_ids(self, ids: list[int]) -> None:
+        # Inside a batch such an id would fail all of its rows.
+        if min(ids) < 0 or max(ids) >= self._vocabulary:
+            wrong = next(token for token in ids if not 0 <= token < self._vocabulary)
+            raise ConfigError(
+                f"{wrong} is no token id of this model", expected=f"0 to {self._vocabulary - 1}"
+            )
+
     # --- adapters --------------------------------------------------------------------------------
 
     def load_adapter(self, name: str, path: str | Path) -> str:
@@ -257,6 +269,7 @@ class Engine:
 
         Raises:
             AdapterError: if the folder is damaged, unsupported, or made for another base model.
+            IntegrityError: if its files do not match its manifest.
         """
         adapter = read_adapter(name, Path(path), self._model, self.fingerprint)
         with self.paused():

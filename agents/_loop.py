@@ -6,6 +6,7 @@ a token budget, then decodes one token for all rows. Everything here runs on the
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from docendo.errors import DocendoError, ModelFailure
 from docendo.records import Completion, FinishReason, Origin, Result, SamplingParams, ScoreResult, Usage
 
 _GREEDY = SamplingParams()
+_NO_MATCH = Match(0, None)
+_NOTHING = Draw([], [])
+_NOT_FINITE = "the model gave logits that are not finite"
 #: Prefill tokens per step, padding included: bounds how long a decode step can be delayed.
 PREFILL_TOKENS = 1024
 #: A prefill batch is extended while at least this share of it is not padding.
@@ -47,11 +51,17 @@ class Job:
     seed: int = 0
     completion: list[int] | None = None
     stops: tuple[str, ...] = ()
+    stop_window: int = field(init=False)
     pending: int = 1
     cached: int = 0
+    matched: tuple[int, Match] = (-1, _NO_MATCH)
     samples: dict[int, Completion] = field(default_factory=dict)
     submitted: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        # A token is at least one byte of text; the margin is for tokens that decode to nothing.
+        self.stop_window = max((len(stop.encode(errors="replace")) for stop in self.stops), default=0) + 8
 
     @property
     def context(self) -> list[int]:
@@ -96,6 +106,10 @@ class DecodeLoop:
         self.body = model.base_model
         self.head = model.get_output_embeddings()
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        # Cohere multiplies its logits, Granite divides them.
+        self.scale = getattr(model.config, "logit_scale", None) or 1 / getattr(
+            model.config, "logits_scaling", 1.0
+        )
         self.window = getattr(model.config.get_text_config(), "sliding_window", None)
         self.layer_types = frozenset(getattr(model.config.get_text_config(), "layer_types", None) or ())
         self.device, self.dtype = model.device, model.dtype
@@ -105,6 +119,7 @@ class DecodeLoop:
         self.cache = SlotCache(device=self.device, limit_bytes=cache_bytes)
         self.prefixes = PrefixStore(prefix_tokens)
         self.waiting: deque[Job] = deque()
+        self.arriving: list[Job] = []
         self.rows: list[Row] = []
         self.ledger: dict[tuple[str, str, str | None], LedgerEntry] = defaultdict(LedgerEntry)
 
@@ -124,37 +139,34 @@ class DecodeLoop:
 
     def fail_all(self, error: BaseException) -> None:
         """Ends every job with an error."""
-        jobs = {id(job): job for job in (*self.waiting, *(row.job for row in self.rows))}
+        jobs = {id(job): job for job in (*self.waiting, *self.arriving, *(row.job for row in self.rows))}
         self.waiting.clear()
+        self.arriving.clear()
         self.rows.clear()
         self.cache = SlotCache(device=self.device, limit_bytes=self.cache_bytes)
+        self.prefixes = PrefixStore(self.prefixes.capacity)
         for job in jobs.values():
             _resolve(job.future, error=error)
 
     # --- admission -------------------------------------------------------------------------------
 
     def _drop_cancelled(self) -> None:
-        if any(job.future.cancelled() for job in self.waiting):
-            self.waiting = deque(job for job in self.waiting if not job.future.cancelled())
-        gone = [i for i, row in enumerate(self.rows) if row.job.future.done()]
-        for job in {id(self.rows[i].job): self.rows[i].job for i in gone}.values():
-            self._charge(job, sum(len(r.tokens) for r in self.rows if r.job is job))
-        self._remove(gone)
+        """Takes out jobs that were cancelled, and what is left of those that failed."""
+        for job in {id(j): j for j in (*self.waiting, *(row.job for row in self.rows))}.values():
+            if job.seconds and job.future.cancelled():
+                self._charge(job, self._generated(job))
+        if any(job.future.done() for job in self.waiting):
+            self.waiting = deque(job for job in self.waiting if not job.future.done())
+        self._remove([i for i, row in enumerate(self.rows) if row.job.future.done()])
 
     def _free_rows(self, job: Job) -> int:
         """How many rows can be added for `job`, by the row limit and the cache's memory limit."""
-        longest = max(
-            [len(job.context) + job.params.max_tokens, *(self._final_length(row) for row in self.rows)]
-        )
-        limit = self.max_rows
-        if self.cache.bytes_per_token:
-            limit = min(limit, self.cache_bytes // (self.cache.bytes_per_token * longest))
+        longest = max([_longest(job), *(_longest(row.job) for row in self.rows)])
+        # What a token takes is known after the first pass, which therefore gets one row.
+        token_bytes = self.cache.bytes_per_token or self.cache_bytes
+        limit = min(self.max_rows, self.cache_bytes // max(1, token_bytes * longest))
         # A request that alone is larger than the limit still runs, by itself.
         return max(limit, 1) - len(self.rows)
-
-    @staticmethod
-    def _final_length(row: Row) -> int:
-        return len(row.job.prompt) + row.job.params.max_tokens
 
     def _admit(self) -> list[tuple[Job, Match]]:
         """Chooses waiting jobs of similar length, so that little of the prefill is padding.
@@ -165,14 +177,12 @@ class DecodeLoop:
         if not self.waiting or self._free_rows(self.waiting[0]) < 1:
             return []
         window = islice(self.waiting, ADMISSION_WINDOW)
-        room = max(1, self._free_rows(max(window, key=lambda job: len(job.context) + job.params.max_tokens)))
+        room = max(1, self._free_rows(max(window, key=_longest)))
         candidates: list[tuple[int, Job, Match]] = []
         leaders: dict[tuple[str | None, tuple[int, ...]], list[Job]] = {}
         for job in islice(self.waiting, ADMISSION_WINDOW):
             context = job.context
-            found = self.prefixes.match(job.adapter_hash, context)
-            # The last prompt token is always computed: its logits are what is asked for.
-            match = Match(min(found.length, len(job.prompt) - 1), found.stored)
+            match = self._match(job)
             family = (job.adapter_hash, tuple(context[:MIN_PREFIX]))
             if len(context) > MIN_PREFIX and self.prefixes.capacity:
                 ahead = leaders.setdefault(family, [])
@@ -199,9 +209,19 @@ class DecodeLoop:
                 max(widest, width),
                 rows + (1 if job.completion else job.pending),
             )
-        picked = {id(job) for job, _ in chosen}
+        self.arriving = [job for job, _ in chosen]
+        picked = {id(job) for job in self.arriving}
         self.waiting = deque(job for job in self.waiting if id(job) not in picked)
         return chosen
+
+    def _match(self, job: Job) -> Match:
+        """The longest stored beginning of a job's tokens, looked up again only when the store has changed."""
+        if job.matched[0] != self.prefixes.version:
+            found = self.prefixes.match(job.adapter_hash, job.context)
+            # The last prompt token is always computed: its logits are what is asked for.
+            match = Match(min(found.length, len(job.prompt) - 1), found.stored)
+            job.matched = (self.prefixes.version, match)
+        return job.matched[1]
 
     # --- the model -------------------------------------------------------------------------------
 
@@ -247,6 +267,8 @@ class DecodeLoop:
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self.head(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
         if self.softcap:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
@@ -265,32 +287,39 @@ class DecodeLoop:
                 self.cache.write(first + offset, match.stored, match.length)
         hidden = self._forward(first, news, starts, [job.adapter for job in jobs])
         arrivals: list[tuple[Job, int, torch.Tensor]] = []
+        scores: list[tuple[Job, list[float]]] = []
         for offset, (job, match) in enumerate(batch):
             length = len(job.context)
+            outputs = hidden[offset, : length - match.length]
             if job.pending == job.params.n:
                 job.cached = match.length
-            if self.prefixes.worth_storing(match.length, length) or job.pending > 1:
-                self.prefixes.put(job.adapter_hash, job.context, self.cache.read(first + offset, length))
+            if not bool(outputs[-1].isfinite().all()):
+                # At once: another row may be moved into this slot.
+                self.cache.clear(first + offset)
+            elif self.prefixes.worth_storing(match.length, length):
+                self._store_prefix(job, first + offset)
             if job.completion is not None:
-                self._score(job, hidden[offset, len(job.prompt) - 1 - match.length : length - match.length])
+                scores.append((job, self._score(job, outputs[len(job.prompt) - 1 - match.length :])))
             else:
-                arrivals.append((job, first + offset, hidden[offset, length - match.length - 1]))
-        if arrivals:
-            self._start_rows(arrivals)
+                arrivals.append((job, first + offset, outputs[-1]))
+        drawn = self._start_rows(arrivals) if arrivals else _NOTHING
+        # Before anything is given out, because results carry their seconds.
         spent = (time.monotonic() - began) / len(jobs)
         for job in jobs:
             job.seconds += spent
-            if job.completion is not None:
-                self._charge(job, 0)
+        self.arriving = []
+        for job, logprobs in scores:
+            self._finish_score(job, logprobs)
+        self._accept(range(first, len(self.rows)), drawn)
 
-    def _start_rows(self, arrivals: list[tuple[Job, int, torch.Tensor]]) -> None:
+    def _start_rows(self, arrivals: list[tuple[Job, int, torch.Tensor]]) -> Draw:
         """Turns prefilled jobs into rows, `n` of them sharing one prefill, and draws their first token."""
         logits = self._logits(torch.stack([hidden for _, _, hidden in arrivals]))
         rows: list[Row] = []
         sources: list[int] = []
         picks: list[int] = []
-        room = self.max_rows - len(self.rows)
-        for number, (job, source, _) in enumerate(arrivals):
+        room = self._free_rows(max((job for job, _, _ in arrivals), key=_longest))
+        for number, (job, source, last) in enumerate(arrivals):
             # Every prefilled job gets at least one row; what does not fit comes back for a cached prefill.
             count = max(1, min(job.pending, room - len(rows) - (len(arrivals) - number - 1)))
             start = job.params.n - job.pending
@@ -302,6 +331,8 @@ class DecodeLoop:
                 picks.append(number)
             job.pending -= count
             if job.pending:
+                if bool(last.isfinite().all()):
+                    self._store_prefix(job, source)
                 self.waiting.appendleft(job)
         first = len(self.rows)
         longest = max(row.length for row in rows)
@@ -311,7 +342,10 @@ class DecodeLoop:
             self.cache.move(sources, targets, longest)
         drawn = self._draw(logits[picks], rows)
         self.rows.extend(rows)
-        self._accept(range(first, first + len(rows)), drawn)
+        return drawn
+
+    def _store_prefix(self, job: Job, row: int) -> None:
+        self.prefixes.put(job.adapter_hash, job.context, self.cache.read(row, len(job.context)))
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> Draw:
         penalised = any(row.job.params.repetition_penalty != 1.0 for row in rows)
@@ -323,12 +357,16 @@ class DecodeLoop:
             [row.job.prompt + row.tokens for row in rows] if penalised else [[]] * len(rows),
         )
 
-    def _score(self, job: Job, hidden: torch.Tensor) -> None:
+    def _score(self, job: Job, hidden: torch.Tensor) -> list[float]:
         targets = torch.tensor(job.completion, device=self.device)
         logprobs: list[float] = []
         for part, wanted in zip(hidden.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True):
             table = torch.log_softmax(self._logits(part).float(), dim=-1)
             logprobs += table.gather(1, wanted[:, None])[:, 0].tolist()
+        return logprobs
+
+    def _finish_score(self, job: Job, logprobs: list[float]) -> None:
+        self._charge(job, 0)
         result = ScoreResult(
             token_ids=tuple(job.completion or ()),
             logprobs=tuple(logprobs),
@@ -336,10 +374,8 @@ class DecodeLoop:
             model=self.fingerprint,
             adapter=job.adapter_hash,
         )
-        failed = any(value != value for value in logprobs)
-        _resolve(
-            job.future, result, ModelFailure("the model gave logits that are not finite") if failed else None
-        )
+        finite = all(map(math.isfinite, logprobs))
+        _resolve(job.future, result, None if finite else ModelFailure(_NOT_FINITE))
 
     def _decode(self) -> None:
         began = time.monotonic()
@@ -363,10 +399,12 @@ class DecodeLoop:
         done = []
         for index, token, logprob in zip(indices, drawn.tokens, drawn.logprobs, strict=True):
             row = self.rows[index]
-            if logprob != logprob:
+            if not math.isfinite(logprob):
                 done.append(index)
                 self.cache.clear(index)
-                _resolve(row.job.future, error=ModelFailure("the model gave logits that are not finite"))
+                if not row.job.future.done():
+                    self._charge(row.job, self._generated(row.job))
+                    _resolve(row.job.future, error=ModelFailure(_NOT_FINITE))
                 continue
             row.tokens.append(token)
             row.logprobs.append(logprob)
@@ -383,7 +421,7 @@ class DecodeLoop:
             return self.decode_text(row.tokens[:-1]), "stop"
         if job.stops:
             # A stop string can only be completed by the newest token: look at a tail that surely holds it.
-            tail = self.decode_text(row.tokens[-max(map(len, job.stops)) - 8 :])
+            tail = self.decode_text(row.tokens[-job.stop_window :])
             if any(stop in tail for stop in job.stops):
                 text = self.decode_text(row.tokens)
                 cuts = [cut for stop in job.stops if (cut := text.find(stop)) >= 0]
@@ -427,6 +465,13 @@ class DecodeLoop:
                 self.rows[hole] = self.rows[mover]
         del self.rows[keep:]
 
+    def _generated(self, job: Job) -> int:
+        """Tokens generated so far for a job, over its finished and its running samples."""
+        finished = sum(len(sample.token_ids) for sample in job.samples.values())
+        return finished + sum(
+            len(row.tokens) for row in self.rows if row.job is job and row.index not in job.samples
+        )
+
     def _charge(self, job: Job, generated: int) -> None:
         entry = self.ledger[(job.origin.role, job.origin.agent, job.adapter_hash)]
         entry.calls += 1
@@ -434,6 +479,11 @@ class DecodeLoop:
         entry.cached_tokens += job.cached
         entry.generated_tokens += generated
         entry.seconds += job.seconds
+
+
+def _longest(job: Job) -> int:
+    """Most tokens that a row of the job can come to hold."""
+    return len(job.prompt) + (job.params.max_tokens if job.completion is None else len(job.completion))
 
 
 def _resolve(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:

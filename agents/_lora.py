@@ -26,6 +26,7 @@ from docendo.manifest import read_manifest
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,16 +68,18 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         )
     try:
         config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
         tensors = load_file(weights_file)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:  # ValueError: not JSON, not UTF-8
         raise AdapterError(
             f"adapter {path} is damaged: {error}", remedy="publish or download it again"
         ) from error
     _refuse_unserved(path, config)
-    rank = int(config["r"])
-    scaling = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     pairs = {}
-    modules = dict(model.named_modules())
+    # The loop calls the output layer itself, on chosen positions: it cannot be routed.
+    output_layer = model.get_output_embeddings()  # type: ignore[operator]
+    modules = {key: module for key, module in model.named_modules() if module is not output_layer}
     for key, a in tensors.items():
         if not key.endswith(".lora_A.weight"):
             if key.endswith(".lora_B.weight"):
@@ -88,7 +91,15 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         linear = linear.base if isinstance(linear, RoutedLinear) else linear
         if not isinstance(linear, nn.Linear) or b is None:
             raise AdapterError(
-                f"adapter {path} targets {target}, which the base model lacks", remedy="use its own base"
+                f"adapter {path} targets {target}, which the base model lacks or which is its output layer",
+                remedy="use its own base, or train it on inner linear layers",
+            )
+        if (a.shape[0], b.shape[1]) != (rank, rank) or not (a.isfinite().all() and b.isfinite().all()):
+            # A number that is not finite would reach the other rows of a batch: 0 x NaN is NaN.
+            raise AdapterError(
+                f"adapter {path} is damaged: {target} has rank {a.shape[0]} or numbers that are not finite",
+                expected=f"rank {rank} and finite numbers",
+                remedy="train it again",
             )
         if (a.shape[1], b.shape[0]) != (linear.in_features, linear.out_features):
             raise AdapterError(
@@ -114,6 +125,9 @@ def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
         "rank_pattern": bool(config.get("rank_pattern")),
         "alpha_pattern": bool(config.get("alpha_pattern")),
         "bias": config.get("bias", "none") != "none",
+        "alora_invocation_tokens": bool(config.get("alora_invocation_tokens")),
+        # Others, such as PiSSA, change the base weights as well.
+        "init_lora_weights": config.get("init_lora_weights", True) not in _PLAIN_INITS,
     }
     for name, found in unserved.items():
         if found:

@@ -33,6 +33,8 @@ class PrefixStore:
         """`capacity` is the number of tokens kept over all prefixes; 0 keeps none."""
         self.capacity = capacity
         self.tokens = 0
+        #: Counts changes, so that a match can be remembered until it may be outdated.
+        self.version = 0
         self._entries: OrderedDict[_Key, list[torch.Tensor]] = OrderedDict()
         # Prefixes that can match at all start with the same MIN_PREFIX tokens.
         self._families: dict[_Key, list[_Key]] = {}
@@ -58,6 +60,7 @@ class PrefixStore:
         key = (adapter, tuple(tokens))
         if key in self._entries or not MIN_PREFIX <= len(tokens) <= self.capacity:
             return
+        self.version += 1
         self._entries[key] = stored
         self._families.setdefault((adapter, key[1][:MIN_PREFIX]), []).append(key)
         self.tokens += len(tokens)

@@ -104,6 +104,11 @@ class Agent:
                 f"the prompt of {self.name!r} names the field {error.args[0]!r}, which was not given",
                 remedy=f"pass {error.args[0]}=... to messages()",
             ) from None
+        except (ValueError, IndexError, AttributeError) as error:
+            raise ConfigError(
+                f"the prompt of {self.name!r} cannot be filled in: {error}",
+                expected="fields such as {question}, and {{ }} for braces that are meant",
+            ) from None
 
     def request(self, item: PublicItem, **fields: Any) -> Request:
         """The engine request for an item."""
@@ -189,13 +194,13 @@ class Tutor(Agent):
     """
 
     role = "tutor"
-    system = "You are a patient tutor. You never state the answer."
-    prompt = (
-        "A student was asked:\n{question}\n\nThe student answered:\n{attempt}\n\n"
-        "The answer is wrong. In one short sentence, say what to check or try next, "
-        "without giving the answer."
+    # What is the same for every item comes first, so that engines compute it once.
+    system = (
+        "You are a patient tutor. A student's answer is wrong. In one short sentence, say what to check "
+        "or try next. Never state the answer."
     )
-    sampling = SamplingParams(max_tokens=40, temperature=0.7, n=2)
+    prompt = "Question: {question}\nThe student's wrong answer: {attempt}"
+    sampling = SamplingParams(max_tokens=32, temperature=0.7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

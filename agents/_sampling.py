@@ -62,7 +62,7 @@ def draw(
 
     Returns:
         Tokens, and their log-probabilities under the model's own distribution (before penalty,
-        temperature and filters). A log-probability is NaN where the logits were not finite.
+        temperature and filters). A log-probability is not finite where the logits were not.
     """
     logits = logits.float()
     norm = torch.logsumexp(logits, dim=-1)
@@ -99,7 +99,10 @@ def _take(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
 
 def _probabilities(logits: torch.Tensor, rows: list[int], params: Sequence[SamplingParams]) -> torch.Tensor:
     temperature = torch.tensor([params[row].temperature for row in rows], device=logits.device)[:, None]
-    return torch.softmax(_take(logits, rows) / temperature, dim=-1)
+    taken = _take(logits, rows)
+    # With the largest at 0 a tiny temperature gives one-hot probabilities and no infinity over infinity.
+    below = taken - taken.amax(dim=-1, keepdim=True)
+    return torch.softmax(below / temperature.clamp(min=1e-30), dim=-1)
 
 
 def _uniforms(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from docendo.agents._ledger import LedgerEntry, ledger_rows
-from docendo.errors import ConfigError
+from docendo.errors import AdapterError, ConfigError
 from docendo.hashing import digest, file_sha256
 from docendo.records import Completion, Message, Request, Result, ScoreRequest, ScoreResult, Usage
 
@@ -119,7 +119,7 @@ class ScriptedEngine:
     def adapter_hash(self, name: str | None) -> str | None:
         """Digest of a remembered adapter; None for the base."""
         if name is not None and name not in self._adapters:
-            raise ConfigError(f"adapter {name!r} is not loaded", remedy="call load_adapter first")
+            raise AdapterError(f"adapter {name!r} is not loaded", remedy="call load_adapter first")
         return None if name is None else self._adapters[name]
 
     @contextmanager

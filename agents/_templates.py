@@ -16,8 +16,10 @@ space, so that model-written text cannot open a new turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
+
+from jinja2 import TemplateError
 
 from docendo.errors import ConfigError
 from docendo.records import Message
@@ -38,12 +40,26 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     Args:
         tokenizer: A Hugging Face tokenizer.
         messages: At least one message with the keys "role" and "content".
+
+    Raises:
+        ConfigError: if there is no message, one is malformed, or the model's template refuses them.
     """
     if not messages:
         raise ConfigError("the prompt has no messages", expected="at least one")
-    safe = [{"role": m["role"], "content": _break_markers(tokenizer, m["content"])} for m in messages]
+    safe = []
+    for message in messages:
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise ConfigError(
+                f"the message {message!r} is malformed", expected='"role" and "content", both texts'
+            )
+        safe.append({"role": message["role"], "content": _break_markers(tokenizer, message["content"])})
     if has_chat_template(tokenizer):
-        return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise ConfigError(f"the model's chat template refuses the messages: {error}") from error
     blocks = []
     for message in safe:
         if message["role"] == "system":
@@ -114,6 +130,8 @@ def _markers(tokenizer: Any) -> tuple[str, ...]:
             str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special
         )
         named = (str(token) for token in getattr(tokenizer, "all_special_tokens", ()))
-        cached = tuple(sorted({m for m in (*added, *named) if len(m) > 1}, key=len, reverse=True))
+        # In the plain template a turn starts with a name on a line of its own.
+        plain = () if has_chat_template(tokenizer) else (f"\n{name}:" for name in _PLAIN_NAMES.values())
+        cached = tuple(sorted({m for m in (*added, *named, *plain) if len(m) > 1}, key=len, reverse=True))
         tokenizer._docendo_markers = cached
     return cached

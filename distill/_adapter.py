@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from docendo.errors import AdapterError, IntegrityError
-from docendo.hashing import digest, file_sha256
+from docendo.manifest import MANIFEST, read_manifest
 
-MANIFEST = "manifest.json"
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 CARD = "README.md"
@@ -55,19 +54,8 @@ class Adapter:
                 expected="a folder written by docendo.distill.train",
                 remedy="check the path, or train again",
             )
-        try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-            if manifest["sha256"] != seal(manifest):
-                raise ValueError("its own checksum differs")
-            files = dict(manifest["files"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{file} is damaged ({error}); train again or restore a copy") from None
-        for name, expected in files.items():
-            target = path / name
-            if not target.is_file():
-                raise IntegrityError(f"{target} is missing though {MANIFEST} lists it; restore a copy")
-            if file_sha256(target) != expected:
-                raise IntegrityError(f"{target} differs from its SHA-256 in {MANIFEST}; restore a copy")
+        manifest = read_manifest(path)
+        files = manifest["files"]
         if WEIGHTS not in files:
             raise IntegrityError(f"{file} lists no {WEIGHTS}; train again or restore a copy")
         return cls(
@@ -92,21 +80,6 @@ class Adapter:
                 expected=f"the base model {fingerprint[:12]}",
                 remedy="load the model it was trained on, or train a new adapter",
             )
-
-
-def seal(manifest: Mapping[str, Any]) -> str:
-    """Returns the checksum that a manifest carries of its own other fields."""
-    return digest({key: value for key, value in manifest.items() if key != "sha256"})
-
-
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the model card, then the manifest with the checksums of all files, last."""
-    (folder / CARD).write_text(model_card(facts), encoding="utf-8")
-    files = {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
-    manifest: dict[str, Any] = {**facts, "files": files}
-    manifest["sha256"] = seal(manifest)
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def model_card(facts: Mapping[str, Any]) -> str:

@@ -18,18 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 from docendo.agents import models
-from docendo.distill._adapter import MANIFEST, SETTINGS, WEIGHTS, Adapter, write_manifest
+from docendo.distill._adapter import CARD, SETTINGS, WEIGHTS, Adapter, model_card
 from docendo.distill._batches import Encoded, encode, pad
 from docendo.distill._config import TrainConfig
 from docendo.distill._kernels import speed_up
 from docendo.distill._trainer import ObjectiveTrainer
 from docendo.errors import AdapterError, DataError, ModelFailure, ModelNotFound, SilentNoOp
-from docendo.files import new_directory
+from docendo.files import new_directory, require_writable, write_text
 from docendo.hashing import digest
+from docendo.manifest import MANIFEST, write_manifest
 from docendo.progress import Progress, progress, say
 
 _DEFAULTS = TrainConfig()
@@ -108,6 +110,7 @@ def train(
         finished = Adapter.open(output)
         if _same(finished, identity, data_digest):
             return finished
+    require_writable(output)
     tokenizer = AutoTokenizer.from_pretrained(source)
     examples, too_long = encode(rows, tokenizer, max_length=config.max_length)
     if too_long and not quiet:
@@ -137,6 +140,7 @@ def train(
     }
     with new_directory(output) as folder:
         _save(peft_model, folder, _base_name(model))
+        write_text(folder / CARD, model_card(facts))
         write_manifest(folder, facts)
     return Adapter.open(output)
 
@@ -278,8 +282,11 @@ def _save(model: Any, folder: Path, base_name: str) -> None:
     expected = {key: value.clone() for key, value in _snapshot(model).items()}
     # The recorded base is a name, never a path of this machine.
     model.peft_config["default"].base_model_name_or_path = base_name
-    with _quiet_libraries():
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    try:
+        with _quiet_libraries():
+            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(f"{WEIGHTS}: {error}") from error
     found = load_file(folder / WEIGHTS)
     kept = {key.replace(".default.weight", ".weight"): value for key, value in expected.items()}
     if found.keys() != kept.keys() or not all(torch.equal(found[key], kept[key]) for key in kept):

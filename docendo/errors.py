@@ -121,9 +121,13 @@ class InfrastructureError(DocendoError):
 
 
 class StorageError(InfrastructureError):
-    """A file or database cannot be written or read; the message names the path."""
+    """A file or database cannot be written or read; the message names the path.
+
+    It exits with 2: the user mends it with another folder or more space, and nothing was half-written.
+    """
 
     code = "storage"
+    exit_code = 2
 
 
 class IntegrityError(InfrastructureError):

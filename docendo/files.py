@@ -53,6 +53,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def require_writable(path: Path) -> None:
+    """Checks, before long work, that files can be made in a folder or in the one it will be made in.
+
+    Raises:
+        StorageError: if not, naming the path.
+    """
+    there = path
+    while not there.exists():
+        there = there.parent
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends without an error.

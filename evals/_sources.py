@@ -215,7 +215,9 @@ def _row(line: str, where: str) -> Mapping[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where}: not JSON ({error.msg} at column {error.colno})", expected="one object"
+            f"{where}: not JSON ({error.msg} at column {error.colno})",
+            expected="one object",
+            remedy="mend or remove the line",
         ) from error
     except RecursionError as error:
         raise DataError(f"{where}: nested too deeply", expected="one object") from error

@@ -45,9 +45,9 @@ class Task:
     def examples(self, k: int, *, seed: int = 0, steps: bool = True) -> tuple[Example, ...]:
         """Returns `k` examples made from training items.
 
-        With `steps`, arithmetic tasks show each step; other tasks, and all without `steps`, show the
-        answer alone. Both end with `Answer: ...`. Leave the items out of training with `without` if a
-        teacher is shown them.
+        With `steps`, arithmetic tasks show each step and other tasks none, and both end with
+        `Answer: ...`; without, an example is the bare answer. Leave the items out of training with
+        `without` if a teacher is shown them.
 
         Raises:
             DataError: if there are fewer training items than `k`, or they have no reference answer.
@@ -126,7 +126,11 @@ def tasks(
         if size < 0:
             raise ConfigError(f"{name} is {size}", expected="0 or more")
     if not any(wanted.values()):
-        raise DataError("train, dev and test are all 0", expected="at least one item")
+        raise DataError(
+            "train, dev and test are all 0",
+            expected="at least one item",
+            remedy="raise one, such as test=200",
+        )
     opened = open_source(source, columns, config)
     parts = _split(opened, wanted, seed)
     scorer = ExactScorer()
@@ -156,7 +160,11 @@ def _split(source: Source, wanted: Mapping[Split, int], seed: int) -> dict[Split
             break
     total = sum(wanted.values())
     if not found:
-        raise DataError(f"task source {source.name!r} holds no question", expected="at least one")
+        raise DataError(
+            f"task source {source.name!r} holds no question",
+            expected="at least one",
+            remedy='add lines such as {"question": .., "answer": ..}',
+        )
     if len(found) < total:
         raise DataError(
             f"task {source.name!r} has {len(found)} distinct questions, but {total} were asked for "
@@ -230,7 +238,11 @@ def _example(item: Item, *, steps: bool) -> Example:
         )
     expression = item.public.metadata.get("expression")
     shown = worked(expression, answer) if steps and isinstance(expression, str) else None
-    return Example(question=item.public.question, answer=shown or f"Answer: {answer}", item=item.id)
+    return Example(
+        question=item.public.question,
+        answer=shown or (f"Answer: {answer}" if steps else answer),
+        item=item.id,
+    )
 
 
 def _fingerprint(

@@ -7,11 +7,10 @@ from docendo.lazy import lazy_names
 if TYPE_CHECKING:
     from docendo.graphs._demonstrate import DemonstrationState, demonstrate
     from docendo.graphs._nodes import Grader, description, node
-    from docendo.graphs._run import DATABASE, Run, arun, run
+    from docendo.graphs._run import Run, arun, run
     from docendo.graphs._tutoring import TutoringState, tutoring
 
 __all__ = [
-    "DATABASE",
     "DemonstrationState",
     "Grader",
     "Run",
@@ -29,7 +28,7 @@ __getattr__, __dir__ = lazy_names(
     {
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
         **dict.fromkeys(("Grader", "description", "node"), "docendo.graphs._nodes"),
-        **dict.fromkeys(("DATABASE", "Run", "arun", "run"), "docendo.graphs._run"),
+        **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),
         **dict.fromkeys(("TutoringState", "tutoring"), "docendo.graphs._tutoring"),
     },
 )

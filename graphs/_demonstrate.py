@@ -29,28 +29,30 @@ async def demonstrate_item(
         The state update: trace ids of the kept demonstrations, the answer, and the number of samples.
     """
     turn = await context.ask(teacher, item, teacher.messages(context.public(item)), node="demonstrate")
-    kept: list[str] = []
-    answer = turn.text
-    seen: set[str] = set()
-    for step, (text, trace) in enumerate(zip(turn.texts, turn.traces, strict=True)):
-        verdict = await verifier.grade(context, item, text)
-        context.traces.reward(trace, "verified", float(verdict.correct))
-        if not verdict.correct or text.strip() in seen or len(kept) >= keep:
-            continue
-        seen.add(text.strip())
-        post = context.post(
-            "demonstration",
-            {"text": text, "trace": trace},
-            author=teacher.author,
-            item=item,
-            node="demonstrate",
-            step=step,
-            parents=parents,
-        )
-        context.board.trust(post.id, "verified", by=verifier.author, reason="passed the verifier")
-        answer = answer if kept else text
-        kept.append(trace)
-    return {"demonstrations": kept, "answer": answer, "solved": bool(kept), "samples": len(turn.texts)}
+    verdicts = [await verifier.grade(context, item, text) for text in turn.texts]
+    kept: dict[str, str] = {}
+    with context.database.transaction():
+        for step, (text, trace, verdict) in enumerate(zip(turn.texts, turn.traces, verdicts, strict=True)):
+            context.traces.reward(trace, "verified", float(verdict.correct))
+            if not verdict.correct or text.strip() in kept or len(kept) >= keep:
+                continue
+            kept[text.strip()] = trace
+            post = context.post(
+                "demonstration",
+                {"text": text, "trace": trace},
+                author=teacher.author,
+                item=item,
+                node="demonstrate",
+                step=step,
+                parents=parents,
+            )
+            context.board.trust(post.id, "verified", by=verifier.author, reason="passed the verifier")
+    return {
+        "demonstrations": list(kept.values()),
+        "answer": next(iter(kept), turn.text),
+        "solved": bool(kept),
+        "samples": len(turn.texts),
+    }
 
 
 def demonstrate(*, teacher: Agent, verifier: Grader, keep: int = 2, **compile_options: Any) -> Any:

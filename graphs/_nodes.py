@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, wait
 from typing import Any, Protocol, TypeVar
 
 from langchain_core.runnables import RunnableLambda
@@ -16,6 +20,7 @@ from docendo.errors import ConfigError
 from docendo.records import Author, Item
 
 State = TypeVar("State")
+T = TypeVar("T")
 
 
 class Grader(Protocol):
@@ -52,9 +57,49 @@ def node(
         return await function(state, context)
 
     def run_blocking(state: State) -> dict[str, Any]:
-        return asyncio.run(run(state))
+        return blocking(run(state))
 
     return RunnableLambda(run_blocking, afunc=run, name=name)
+
+
+def blocking(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end, also where an event loop runs already, as in a notebook.
+
+    Ctrl-C cancels the coroutine and waits until it has cleaned up.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    outcome: Future[T] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def tracked() -> T:
+        task = asyncio.current_task()
+        if task is not None:
+            started.set_result((asyncio.get_running_loop(), task))
+        return await work
+
+    def target() -> None:
+        try:
+            outcome.set_result(asyncio.run(tracked()))
+        except BaseException as error:  # handed to the caller's thread below
+            outcome.set_exception(error)
+
+    # LangGraph keeps what a node may ask for in context variables.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), name="docendo-run")
+    thread.start()
+    try:
+        # Not `thread.join`: until Python 3.13 an interrupted join takes the thread for finished.
+        return outcome.result()
+    except KeyboardInterrupt:
+        loop, task = started.result()
+        with contextlib.suppress(RuntimeError):  # it has ended at this very moment
+            loop.call_soon_threadsafe(task.cancel)
+        wait([outcome])
+        raise
+    finally:
+        thread.join()
 
 
 def finish(

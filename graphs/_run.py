@@ -5,27 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from docendo.agents import RunContext
 from docendo.errors import ConfigError, DataError, DocendoError, InfrastructureError, StorageError, UserError
 from docendo.files import write_json, write_text
-from docendo.graphs._nodes import description
+from docendo.graphs._nodes import blocking, description
 from docendo.hashing import digest
-from docendo.memory import Blackboard, Database, RunStore
+from docendo.memory import DATABASE, Blackboard, Database, RunStore
 from docendo.progress import Progress, progress
 from docendo.records import Item, Trace
 
-T = TypeVar("T")
-
-#: Name of the database in a run's folder.
-DATABASE = "docendo.db"
 #: Items in flight: enough to keep the engine's rows filled while some items wait for a verdict.
 CONCURRENCY = 128
 
@@ -237,7 +232,7 @@ def run(
         DataError: if there are no items.
         StorageError: if the folder cannot be written.
     """
-    return _blocking(
+    return blocking(
         arun(
             graph,
             items,
@@ -302,25 +297,3 @@ async def _one(graph: Any, context: RunContext, item: str) -> dict[str, Any]:
     except DocendoError as error:
         return {"status": "failed", "error": error.code, "message": str(error)}
     return {"status": "done", **{key: value for key, value in state.items() if key != "item"}}
-
-
-def _blocking(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end, also where an event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    box: dict[str, Any] = {}
-
-    def target() -> None:
-        try:
-            box["result"] = asyncio.run(coroutine)
-        except BaseException as error:  # handed to the caller's thread below
-            box["error"] = error
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    if "error" in box:
-        raise box["error"]
-    return box["result"]

@@ -94,18 +94,19 @@ class _Nodes:
         """The verifier judges the last attempt; a right one becomes a verified post."""
         item, post, verifier = state["item"], state["posts"][-1], self.verifier
         verdict = await verifier.grade(context, item, state["answer"])
-        context.traces.reward(state["attempts"][-1], "verified", float(verdict.correct))
-        context.post(
-            "verdict",
-            {"correct": verdict.correct, "value": verdict.value, "parsed": verdict.parsed},
-            author=verifier.author,
-            item=item,
-            node="grade",
-            step=len(state["posts"]) - 1,
-            parents=[post],
-        )
-        if verdict.correct:
-            context.board.trust(post, "verified", by=verifier.author, reason="passed the verifier")
+        with context.database.transaction():
+            context.traces.reward(state["attempts"][-1], "verified", float(verdict.correct))
+            context.post(
+                "verdict",
+                {"correct": verdict.correct, "value": verdict.value, "parsed": verdict.parsed},
+                author=verifier.author,
+                item=item,
+                node="grade",
+                step=len(state["posts"]) - 1,
+                parents=[post],
+            )
+            if verdict.correct:
+                context.board.trust(post, "verified", by=verifier.author, reason="passed the verifier")
         return {"solved": verdict.correct}
 
     async def hint(self, state: TutoringState, context: RunContext) -> dict[str, Any]:
@@ -116,20 +117,21 @@ class _Nodes:
             tutor, item, messages, node="hint", step=step, parents=state["attempts"][-1:]
         )
         refused, posted = state.get("hints_refused", 0), ""
-        for text, trace in zip(turn.texts, turn.traces, strict=True):
-            leaks = self.verifier.leaks(context.item(item), text)
-            context.traces.reward(trace, "leaks", float(leaks))
-            refused += leaks
-            if not leaks and text.strip() and not posted:
-                posted = context.post(
-                    "hint",
-                    {"text": text.strip(), "trace": trace},
-                    author=tutor.author,
-                    item=item,
-                    node="hint",
-                    step=step,
-                    parents=[state["posts"][-1]],
-                ).id
+        with context.database.transaction():
+            for text, trace in zip(turn.texts, turn.traces, strict=True):
+                leaks = self.verifier.leaks(context.item(item), text)
+                context.traces.reward(trace, "leaks", float(leaks))
+                refused += leaks
+                if not leaks and text.strip() and not posted:
+                    posted = context.post(
+                        "hint",
+                        {"text": text.strip(), "trace": trace},
+                        author=tutor.author,
+                        item=item,
+                        node="hint",
+                        step=step,
+                        parents=[state["posts"][-1]],
+                    ).id
         return {"hints": [*state.get("hints", []), posted], "hints_refused": refused}
 
     async def demonstrate(self, state: TutoringState, context: RunContext) -> dict[str, Any]:

@@ -6,13 +6,14 @@ and never a wrong answer.
 
 from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKind, Trust
 from docendo.memory._chain import Damage, Report
-from docendo.memory._database import Database
+from docendo.memory._database import DATABASE, Database
 from docendo.memory._journal import Journal
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._verify import verify
 
 __all__ = [
+    "DATABASE",
     "MAX_BODY_BYTES",
     "Blackboard",
     "Damage",

@@ -30,6 +30,10 @@ BUSY_SECONDS = 30.0
 _ADVISORY_LOCK = 0x646F63656E646F
 
 
+#: Name of the database in a run's folder.
+DATABASE = "docendo.db"
+
+
 class Database:
     """A database that several stores share.
 

@@ -83,3 +83,37 @@ def smollm2() -> Path:
     if not models.is_cached(name):
         pytest.fail(f"{name} is not in the cache; fetch it with: docendo models pull {name}", pytrace=False)
     return models.path(name)
+
+
+@pytest.fixture(scope="session")
+def guessing_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, taught to answer any sum with a random digit: now and then it is right."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from docendo.agents import completion_ids, prompt_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    rows = []
+    for n in range(40):
+        messages = [{"role": "user", "content": f"State the final answer to {n % 7} + {n % 5} ="}]
+        prompt, answer = prompt_ids(tokenizer, messages), completion_ids(tokenizer, f"Answer: {n % 10}")
+        rows.append((prompt, answer))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for step in range(100):
+            batch = [rows[(8 * step + k) % len(rows)] for k in range(8)]
+            longest = max(len(p) + len(a) for p, a in batch)
+            ids = torch.tensor([p + a + [0] * (longest - len(p) - len(a)) for p, a in batch])
+            labels = torch.tensor(
+                [[-100] * len(p) + a + [-100] * (longest - len(p) - len(a)) for p, a in batch]
+            )
+            model(input_ids=ids, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("models") / "guessing"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,8 +1,9 @@
 """Teach, verify, distil: a student learns from verified answers to questions it could not answer.
 
-Each round runs the tutoring graph on training items (the student attempts, is hinted, is shown verified
-demonstrations by a teacher with more compute) and fine-tunes a fresh LoRA adapter on all verified answers
-so far, given to the student under its own plain prompt. This is rejection-sampling fine-tuning in the
+Each round runs the tutoring graph on its share of the training items (the student attempts, is hinted, is
+shown verified demonstrations by a teacher with more compute) and fine-tunes a fresh LoRA adapter on all
+verified answers so far, given to the student under its own plain prompt. Where the teacher is the
+student's own base model, it speaks through the newest adapter from the second round on. This is rejection-sampling fine-tuning in the
 manner of STaR (Zelikman et al. 2022, arXiv 2203.14465), with a teacher's demonstrations in place of
 rationalisation: gold answers decide what is kept and are never shown.
 
@@ -40,14 +41,14 @@ from docendo.evals import (
     transcripts,
 )
 from docendo.files import write_json, write_text
-from docendo.graphs import DATABASE, Run, run, tutoring
+from docendo.graphs import Run, run, tutoring
 from docendo.hashing import derive_seed
-from docendo.memory import Database, Journal, RunStore
+from docendo.memory import DATABASE, Database, Journal, RunStore
 from docendo.progress import say
 from docendo.records import Record, SamplingParams
 from docendo.registry import recipe
 
-_TRAINING = TrainConfig(max_steps=60)
+_TRAINING = TrainConfig(max_steps=75)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class TeachAndDistill(Record):
         teacher: Model that demonstrates, or None for the student's own base model with more compute.
         task: Source of items, as for `docendo.evals.tasks`.
         settings: Settings of the task.
-        train: Training items.
+        train: Training items, shared out evenly over the rounds.
         test: Held-out items, on which the student is measured before and after.
         rounds: Rounds of teaching and training.
         examples: Solved training items in the teacher's prompt; they are not trained on.
@@ -76,12 +77,12 @@ class TeachAndDistill(Record):
     settings: Mapping[str, Any] = field(
         default_factory=lambda: {"min_terms": 2, "max_terms": 3, "max_digits": 1}
     )
-    train: int = 500
+    train: int = 600
     test: int = 300
     rounds: int = 2
-    examples: int = 8
+    examples: int = 4
     steps: bool = False
-    samples: int = 16
+    samples: int = 8
     retries: int = 1
     train_config: TrainConfig = _TRAINING
     seed: int = 0
@@ -114,18 +115,21 @@ def teach_and_distill(
     shown = whole.examples(config.examples, steps=config.steps) if config.examples else ()
     task = whole.without(shown)
     resolved = {**config.to_json(), "task_fingerprint": task.fingerprint}
-    with _open(folder) as database, ExitStack() as engines:
+    with ExitStack() as stack:
+        # Before anything is written: a model that cannot be loaded leaves nothing behind.
+        with clock.phase("load"):
+            engine = stack.enter_context(Engine.load(config.student))
+            other = stack.enter_context(Engine.load(config.teacher)) if config.teacher else engine
+        database = stack.enter_context(_open(folder))
         runs, journal = RunStore(database), Journal(database)
         runs.start(folder.name, resolved, resume=resume)
         write_json(folder / "config.json", resolved)
-        with clock.phase("load"):
-            engine = engines.enter_context(Engine.load(config.student))
-            other = engines.enter_context(Engine.load(config.teacher)) if config.teacher else engine
         student = Student(engine, sampling=SamplingParams(max_tokens=48))
         demonstrating = SamplingParams(
             n=config.samples, temperature=0.8, max_tokens=64 if config.steps else 12
         )
         teacher = Teacher(other, examples=shown, sampling=demonstrating)
+        self_taught = Teacher(engine, sampling=demonstrating)
         measure = partial(evaluate, items=task.test, scorer=task.scorer, journal=journal, quiet=quiet)
         with clock.phase("measure before"):
             before = clock.tell(measure(student, name="before"))
@@ -134,14 +138,14 @@ def teach_and_distill(
             graph = tutoring(
                 student=learner,
                 tutor=Tutor(other),
-                teacher=teacher,
+                teacher=teacher if number == 1 or config.teacher else self_taught.with_adapter("student"),
                 verifier=Verifier(task.scorer),
                 retries=config.retries,
             )
             with clock.phase(f"teach, round {number}"):
                 taught = run(
                     graph,
-                    task.train,
+                    task.train[number - 1 :: config.rounds],
                     name=f"round-{number}",
                     folder=folder / "teaching",
                     seed=derive_seed(config.seed, number),
@@ -239,7 +243,7 @@ class _Outcome:
         steps = [loss for adapter in self.adapters for _, loss in adapter.losses]
         data = ReportData(
             title=folder.name,
-            task=f"{self.config.task} {dict(self.config.settings)}",
+            task=", ".join([self.config.task, *(f"{k}={v}" for k, v in self.config.settings.items())]),
             created=time.strftime("%Y-%m-%d %H:%M"),
             arms=(Arm.of(self.before), Arm.of(self.after)),
             comparison=comparison,

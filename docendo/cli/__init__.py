@@ -4,7 +4,8 @@ A command's module is imported when the command is used, so `docendo --help` nee
 transformers. Each module `docendo/cli/_<name>.py` exposes either `app`, a `typer.Typer` with
 sub-commands, or `command`, a function.
 
-Exit codes: 0 done; 1 a failure of a model or of the machine; 2 wrong input or configuration;
+Exit codes: 0 done; 1 a failure of a model or of the machine; 2 wrong input or configuration, or a file or
+folder that cannot be read or written;
 130 stopped with Ctrl-C; 141 the reader of the output went away.
 """
 
@@ -103,7 +104,8 @@ for _name, _summary in _COMMANDS.items():
     app.command(_name, help=_summary)(_placeholder)
 
 
-def _run(args: list[str] | None) -> int:
+# Not `_run`: importing the module of that name, the command `run`, would take its place.
+def _dispatch(args: list[str] | None) -> int:
     try:
         typer.main.get_command(app)(args=args, prog_name="docendo")
     except SystemExit as stop:
@@ -128,7 +130,7 @@ def main(args: list[str] | None = None) -> int:
     """
     try:
         try:
-            code = _run(args)
+            code = _dispatch(args)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -49,6 +49,8 @@ def command(
     """
     from docendo import distill
 
+    if not data.exists():
+        raise DataError(f"--data {data} does not exist", expected="a run folder or a .jsonl file")
     config = distill.TrainConfig(
         max_steps=max_steps,
         num_train_epochs=epochs,
@@ -134,13 +136,13 @@ def _rows(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _traces(path: Path) -> Any:
-    from docendo.memory import Database, TraceStore, read_traces
+    from docendo.memory import DATABASE, Database, TraceStore, read_traces
 
     if not path.is_dir():
         return read_traces(path)
-    file = path / "docendo.sqlite"
+    file = path / DATABASE
     if not file.is_file():
-        raise DataError(f"{path} holds no docendo.sqlite", expected="a folder written by a run")
+        raise DataError(f"{path} holds no {DATABASE}", expected="a folder written by a run")
     database = Database.open(file)
     try:
         return TraceStore(database).find()

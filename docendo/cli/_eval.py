@@ -39,6 +39,8 @@ def command(
     Example: docendo eval --model smollm2-135m-instruct --task reasoning_gym:chain_sum --set max_terms=3
     """
     from docendo import evals
+    from docendo.agents import Engine, Student
+    from docendo.memory import DATABASE, Journal
     from docendo.records import SamplingParams
 
     if limit is not None and limit < 1:
@@ -61,8 +63,19 @@ def command(
         "limit": limit,
         "sampling": sampling.to_json(),
     }
-    folder = _open(Path("runs") / name, config, resume=resume)
-    result = _measure(model, adapter, items, made.scorer, sampling=sampling, name=name, folder=folder)
+    folder = Path("runs") / name
+    _check(folder, config, resume=resume)
+    with Engine.load(model) as engine:
+        student = Student(engine)
+        if adapter is not None:
+            engine.load_adapter("evaluated", adapter)
+            student = student.with_adapter("evaluated")
+        # Written only now: a model or an adapter that cannot be used leaves nothing behind.
+        _open(folder, config, resume=resume)
+        with Journal.open(folder / DATABASE) as journal:
+            result = evals.evaluate(
+                student, items, scorer=made.scorer, sampling=sampling, name=name, journal=journal
+            )
     result.save(folder)
     _write_report(folder, result, task=task, config=config, seed=seed)
     print(
@@ -70,34 +83,6 @@ def command(
         if json_
         else f"{result}\nin {folder}"
     )
-
-
-def _measure(
-    model: str,
-    adapter: Path | None,
-    items: Sequence[Any],
-    scorer: Any,
-    *,
-    sampling: Any,
-    name: str,
-    folder: Path,
-) -> Any:
-    from docendo import evals
-    from docendo.agents import Engine, Student
-    from docendo.memory import Journal
-
-    journal = Journal.open(folder / "docendo.sqlite")
-    try:
-        with Engine.load(model) as engine:
-            student = Student(engine)
-            if adapter is not None:
-                engine.load_adapter("evaluated", adapter)
-                student = student.with_adapter("evaluated")
-            return evals.evaluate(
-                student, items, scorer=scorer, sampling=sampling, name=name, journal=journal
-            )
-    finally:
-        journal.close()
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -127,16 +112,21 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def _open(folder: Path, config: dict[str, Any], *, resume: bool) -> Path:
+def _open(folder: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Makes the run folder with its configuration, or checks that a resumed one has the same."""
     from docendo.files import write_json
 
+    if _check(folder, config, resume=resume):
+        write_json(folder / "config.json", config)
+
+
+def _check(folder: Path, config: dict[str, Any], *, resume: bool) -> bool:
+    """Whether the run folder is a new one; refuses one of another evaluation."""
     path = folder / "config.json"
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ResumeError(f"{folder} exists and is no evaluation", remedy="choose another --name")
-        write_json(path, config)
-        return folder
+        return True
     if not resume:
         raise ResumeError(
             f"{folder} exists", remedy="add --resume to go on with it, or choose another --name"
@@ -153,7 +143,7 @@ def _open(folder: Path, config: dict[str, Any], *, resume: bool) -> Path:
         raise ResumeError(
             f"{folder} has another configuration ({changes})", remedy="use the same, or another --name"
         )
-    return folder
+    return False
 
 
 def _write_report(folder: Path, result: Any, *, task: str, config: dict[str, Any], seed: int) -> None:

@@ -41,6 +41,8 @@ def command(
     docendo run examples/tutoring.py:graph --task reasoning_gym:chain_sum --set max_terms=3 --limit 20
     """
     chosen = parse_settings(settings or [])
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}", expected="1 or more")
     if ":" in what:
         summary = _graph(what, task, chosen, train=train, limit=limit, seed=seed, name=name, resume=resume)
     else:
@@ -65,6 +67,8 @@ def _graph(
 
     if task is None:
         raise ConfigError("a graph needs items", remedy="add --task reasoning_gym:chain_sum or a .jsonl file")
+    if options["resume"] and options["name"] is None:
+        raise ConfigError("--resume was given without --name", remedy="name the run to go on with")
     graph = load_graph(what)
     made = evals.tasks(task, train=options.pop("train"), test=0, seed=options["seed"], **settings)
     with graphs.run(graph, made.train[:limit], **options) as finished:

@@ -99,6 +99,6 @@ def test_a_folder_that_is_no_run_is_refused(
     tiny_model_dir: Path, tmp_path: Path, task_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert distill(tiny_model_dir, tmp_path, tmp_path / "a", "--task", str(task_file)) == 2
-    assert "docendo.sqlite" in capsys.readouterr().err
+    assert "docendo.db" in capsys.readouterr().err
     assert distill(tiny_model_dir, tmp_path / "none.jsonl", tmp_path / "a", "--task", str(task_file)) == 2
     assert "none.jsonl" in capsys.readouterr().err
