@@ -152,12 +152,15 @@ class DecodeLoop:
 
     def _drop_cancelled(self) -> None:
         """Takes out jobs that were cancelled, and what is left of those that failed."""
-        for job in {id(j): j for j in (*self.waiting, *(row.job for row in self.rows))}.values():
+        jobs = (*self.waiting, *(row.job for row in self.rows))
+        gone = {id(job): job for job in jobs if job.future.done()}
+        if not gone:
+            return
+        for job in gone.values():
             if job.seconds and job.future.cancelled():
                 self._charge(job, self._generated(job))
-        if any(job.future.done() for job in self.waiting):
-            self.waiting = deque(job for job in self.waiting if not job.future.done())
-        self._remove([i for i, row in enumerate(self.rows) if row.job.future.done()])
+        self.waiting = deque(job for job in self.waiting if id(job) not in gone)
+        self._remove([i for i, row in enumerate(self.rows) if id(row.job) in gone])
 
     def _free_rows(self, job: Job) -> int:
         """How many rows can be added for `job`, by the row limit and the cache's memory limit."""

@@ -78,7 +78,7 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     pairs = {}
     # The loop calls the output layer itself, on chosen positions: it cannot be routed.
-    output_layer = model.get_output_embeddings()  # type: ignore[operator]
+    output_layer = model.get_output_embeddings()
     modules = {key: module for key, module in model.named_modules() if module is not output_layer}
     for key, a in tensors.items():
         if not key.endswith(".lora_A.weight"):

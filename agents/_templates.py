@@ -46,7 +46,7 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     """
     if not messages:
         raise ConfigError("the prompt has no messages", expected="at least one")
-    safe = []
+    safe: list[dict[str, str]] = []
     for message in messages:
         if not isinstance(message, Mapping) or not all(
             isinstance(message.get(key), str) for key in ("role", "content")
@@ -61,14 +61,12 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
         except TemplateError as error:
             raise ConfigError(f"the model's chat template refuses the messages: {error}") from error
     blocks = []
-    for message in safe:
-        if message["role"] == "system":
-            blocks.append(message["content"] + "\n\n")
+    for turn in safe:
+        if turn["role"] == "system":
+            blocks.append(turn["content"] + "\n\n")
         else:
-            name = _PLAIN_NAMES.get(message["role"], message["role"].title())
-            blocks.append(
-                f"{name}: {message['content']}\n" + ("\n" if message["role"] == "assistant" else "")
-            )
+            name = _PLAIN_NAMES.get(turn["role"], turn["role"].title())
+            blocks.append(f"{name}: {turn['content']}\n" + ("\n" if turn["role"] == "assistant" else ""))
     return "".join(blocks) + "Assistant:"
 
 

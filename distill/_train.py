@@ -246,7 +246,7 @@ def _load(source: Path, config: TrainConfig, older: Adapter | None) -> Any:
     with _quiet_libraries():
         try:
             base = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ModelNotFound(f"cannot load {source}: {str(error).splitlines()[0]}") from error
         if older is not None:
             return PeftModel.from_pretrained(base, str(older.path), is_trainable=True)

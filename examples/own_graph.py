@@ -13,6 +13,8 @@ from docendo.graphs import node
 
 
 class State(TypedDict, total=False):
+    """An item's id and the answer to it."""
+
     item: str
     answer: str
 
@@ -21,21 +23,18 @@ def main(model: str = "smollm2-135m-instruct", train: int = 200, test: int = 200
     task = evals.tasks("reasoning_gym:chain_sum", train=train, test=test, max_terms=3, max_digits=1)
     with Engine.load(model) as engine:
         student = Student(engine, sampling=SamplingParams(max_tokens=24, temperature=0.8, n=8))
-        critic = Agent(engine, role="critic", prompt="{question} A student says: {draft}. What is wrong?")
+        critic = Agent(engine, role="critic", prompt="{question} A student says: {said}. What is wrong?")
         verifier = Verifier(task.scorer)
 
         async def answer(state: State, context: RunContext) -> State:
             item = context.public(state["item"])
             draft = await context.ask(student, item.id, student.messages(item), node="draft")
-            remark = await context.ask(
-                critic, item.id, critic.messages(item, draft=draft.text), node="remark"
-            )
+            remark = await context.ask(critic, item.id, critic.messages(item, said=draft.text), node="hint")
             history = student.messages(item, history=[(draft.text, remark.text)])
             final = await context.ask(student, item.id, history, node="revise")
-            for turn in (draft, final):
-                for text, trace in zip(turn.texts, turn.traces, strict=True):
-                    verdict = await verifier.grade(context, item.id, text)
-                    context.traces.reward(trace, "verified", float(verdict.correct))
+            for text, trace in zip(draft.texts + final.texts, draft.traces + final.traces, strict=True):
+                correct = verifier.check(context.item(item.id), text).correct
+                context.traces.reward(trace, "verified", float(correct))
             return {"answer": final.text}
 
         graph = StateGraph(State, context_schema=RunContext).add_node("answer", node(answer, "answer"))

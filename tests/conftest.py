@@ -91,7 +91,7 @@ def guessing_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFa
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from docendo.agents import completion_ids, prompt_ids
+    from docendo.agents._templates import completion_ids, prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)

@@ -3,9 +3,9 @@
 Each round runs the tutoring graph on its share of the training items (the student attempts, is hinted, is
 shown verified demonstrations by a teacher with more compute) and fine-tunes a fresh LoRA adapter on all
 verified answers so far, given to the student under its own plain prompt. Where the teacher is the
-student's own base model, it speaks through the newest adapter from the second round on. This is rejection-sampling fine-tuning in the
-manner of STaR (Zelikman et al. 2022, arXiv 2203.14465), with a teacher's demonstrations in place of
-rationalisation: gold answers decide what is kept and are never shown.
+student's own base model, it speaks through the newest adapter from the second round on. This is
+rejection-sampling fine-tuning in the manner of STaR (Zelikman et al. 2022, arXiv 2203.14465), with a
+teacher's demonstrations in place of rationalisation: gold answers decide what is kept and are never shown.
 
 Claim: after two rounds the student's zero-shot accuracy on held-out items is higher than before, the 95 %
 interval of the paired difference excluding zero.
@@ -30,7 +30,6 @@ from docendo.evals import (
     Arm,
     EvalResult,
     ReportData,
-    Task,
     Transcript,
     Turn,
     compare,
@@ -177,19 +176,26 @@ def teach_and_distill(
             learner = student.with_adapter("student")
         with clock.phase("measure after"):
             after = clock.tell(measure(learner, name="after"))
-        outcome = _Outcome(config, resolved, task, before, after, rounds, adapters, clock)
+        outcome = _Outcome(
+            config=config,
+            resolved=resolved,
+            before=before,
+            after=after,
+            rounds=rounds,
+            adapters=adapters,
+            clock=clock,
+        )
         summary = outcome.write(folder)
         runs.end(folder.name, "finished")
     return summary
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Outcome:
     """Everything the summary and the report are made of."""
 
     config: TeachAndDistill
     resolved: dict[str, Any]
-    task: Task
     before: EvalResult
     after: EvalResult
     rounds: list[Run]

@@ -27,7 +27,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 KILLS = 20
-ITEMS = 10
+ITEMS = 8
 SEED = 5
 
 
@@ -274,7 +274,7 @@ def test_killed_runs_end_like_an_undisturbed_one(server: Server, tmp_path: Path)
 
 
 def test_the_check_catches_a_run_without_its_journal(server: Server, tmp_path: Path) -> None:
-    problems, hits = hammer(server, tmp_path, kills=5, journal=False)
+    problems, hits = hammer(server, tmp_path, kills=3, journal=False)
     assert hits
     assert any("were generated again" in problem for problem in problems)
 

@@ -278,6 +278,7 @@ def limited(arguments: list[str], kilobytes: int) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("graph.py").write_text(OWN_GRAPH.format(size=20_000))
     command = ["run", "graph.py:graph", *CHAIN, "--train", "40", "--name", "full"]
@@ -294,6 +295,7 @@ def test_a_disk_that_fills_up_during_a_run(tmp_path: Path, capsys: pytest.Captur
     assert main(["board", "verify", "runs/full"]) == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_an_adapter_is_written(tiny_model_dir: Path, tmp_path: Path) -> None:
     Path("data.jsonl").write_text('{"prompt": "2 + 2 =", "completion": "4"}\n' * 4)
     arguments = ["distill", "--model", str(tiny_model_dir), "--data", "data.jsonl", "--output", "new/adapter"]

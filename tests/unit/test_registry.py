@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,17 @@ def function(config: Config, *, folder: Path, resume: bool = False, quiet: bool 
 
 
 @pytest.fixture(autouse=True)
-def _registry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _registry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {})
-    yield
 
 
 def register(id: str = "some-method", module: str = "docendo.distill.recipes.some") -> registry.Recipe:
-    function.__module__ = module
+    def method(config: Config, **options: Any) -> dict[str, Any]:
+        return function(config, **options)
+
+    method.__module__ = module
     settings = {"title": "t", "paper": "p", "claim": "c", "config": Config, "cost": "1 s"}
-    registry.recipe(id=id, **settings)(function)  # type: ignore[arg-type]
+    registry.recipe(id=id, **settings)(method)  # type: ignore[arg-type]
     return registry._registered[id]
 
 
@@ -54,14 +55,14 @@ def test_the_id_is_lower_case_words(id: str) -> None:
     "module", ["__main__", "docendo.recipes.some", "docendo.cli.recipes.some", "docendo.distill._some"]
 )
 def test_a_recipe_is_in_a_rooms_recipes(module: str) -> None:
-    with pytest.raises(ConfigError, match="docendo.<room>.recipes.<file>"):
+    with pytest.raises(ConfigError, match=r"docendo\.<room>\.recipes\.<file>"):
         register(module=module)
 
 
 def test_an_id_is_given_once_but_a_module_may_be_loaded_again() -> None:
     register()
     register()
-    with pytest.raises(ConfigError, match="taken by docendo.distill.recipes.some"):
+    with pytest.raises(ConfigError, match=r"taken by docendo\.distill\.recipes\.some"):
         register(module="docendo.evals.recipes.other")
 
 
@@ -72,5 +73,5 @@ def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
 
 def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
     register()
-    with pytest.raises(ConfigError, match="no recipe 'nothing'; expected one of .*some-method"):
+    with pytest.raises(ConfigError, match=r"no recipe 'nothing'; expected one of .*some-method"):
         registry.get_recipe("nothing")

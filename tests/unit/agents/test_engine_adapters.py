@@ -223,7 +223,7 @@ def test_an_adapter_on_the_output_layer_is_refused(engine: Engine, broken: Path)
     head = {"lora_A": torch.ones(4, 64), "lora_B": torch.ones(259, 4)}
     tensors = {f"base_model.model.lm_head.{part}.weight": tensor for part, tensor in head.items()}
     save_file(tensors, broken / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match="lm_head.*output layer"):
+    with pytest.raises(AdapterError, match=r"lm_head.*output layer"):
         engine.load_adapter("x", broken)
 
 
@@ -267,7 +267,7 @@ def test_another_base_is_refused(
     engine: Engine, make_engine: Make, broken: Path, tmp_path: Path, adapters: dict[str, Path]
 ) -> None:
     write_manifest(broken, {"base": {"fingerprint": "0" * 64, "name": "some-other-model"}})
-    with pytest.raises(AdapterError, match="another base model .some-other-model."):
+    with pytest.raises(AdapterError, match=r"another base model .some-other-model."):
         engine.load_adapter("x", broken)
     # Without a manifest the shapes and module names tell.
     wide = make_engine(tiny_model(tmp_path / "wide", hidden=32))

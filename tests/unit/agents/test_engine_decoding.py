@@ -97,7 +97,7 @@ def test_prefix_cache_changes_nothing(make_engine: Make) -> None:
     cached, plain = make_engine(), make_engine(prefix_tokens=0)
     shared = tuple(random.Random(3).randrange(3, 259) for _ in range(100))
     asked = [request(shared + tail) for tail in prompts(8, seed=3, longest=20)]
-    asked += [request(shared), request(shared[:60] + (7, 8)), request(shared[:10])]
+    asked += [request(shared), request((*shared[:60], 7, 8)), request(shared[:10])]
     for one in asked:
         left, right = cached.generate(one), plain.generate(one)
         same(left.completions[0], right.completions[0])

@@ -189,6 +189,8 @@ def test_a_slot_that_held_nan_is_clean_for_the_row_moved_into_it(make_engine: Ma
     good = Request(prompt=tuple(range(10, 42)), sampling=SamplingParams(max_tokens=30))
     engine.generate(good)
     with engine.paused():
+        # Beside a longer row, so that attention reaches over all that the slot holds.
+        engine.submit(Request(prompt=tuple(range(10, 210)), sampling=SamplingParams(max_tokens=50)))
         bad = engine.submit_score(ScoreRequest(prompt=(5, *range(10, 46)), completion=(7, 8, 9)))
         moved = engine.submit(good)
     with pytest.raises(ModelFailure):

@@ -47,7 +47,7 @@ def test_growing_keeps_contents_and_moving_copies() -> None:
     cache.clear(1)
     assert not cache.read(1, 5)[0].any()
     cache.write(1, before[1], 3)
-    assert cache.read(1, 5)[0][:, 0, 0].tolist() == [5, 6, 7, 0, 0]
+    assert cache.read(1, 5)[0].flatten().tolist() == [5, 6, 7, 0, 0]
 
 
 def test_spare_room_stays_within_the_limit() -> None:
