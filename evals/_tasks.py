@@ -45,9 +45,9 @@ class Task:
     def examples(self, k: int, *, seed: int = 0, steps: bool = True) -> tuple[Example, ...]:
         """Returns `k` examples made from training items.
 
-        With `steps`, arithmetic tasks show each step and other tasks none, and both end with
-        `Answer: ...`; without, an example is the bare answer. Leave the items out of training with
-        `without` if a teacher is shown them.
+        With `steps`, arithmetic tasks show each step; other tasks, and all without `steps`, show the
+        answer alone. Both end with `Answer: ...`. Leave the items out of training with `without` if a
+        teacher is shown them.
 
         Raises:
             DataError: if there are fewer training items than `k`, or they have no reference answer.
@@ -240,7 +240,7 @@ def _example(item: Item, *, steps: bool) -> Example:
     shown = worked(expression, answer) if steps and isinstance(expression, str) else None
     return Example(
         question=item.public.question,
-        answer=shown or (f"Answer: {answer}" if steps else answer),
+        answer=shown or f"Answer: {answer}",
         item=item.id,
     )
 

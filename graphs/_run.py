@@ -171,20 +171,14 @@ async def _run_items(
 ) -> Run:
     began, name = time.monotonic(), folder.name
     runs = RunStore(database)
-    runs.start(name, config, resume=resume)
-    write_json(folder / "config.json", config)
-    context = RunContext(items.values(), database, run=name, graph=str(config["graph"]), seed=seed)
-    outcomes = runs.finished(name)
-    todo = iter([item for item in items if item not in outcomes])
-    with progress(str(config["graph"]), len(items), quiet=quiet) as bar:
-        bar.advance(len(outcomes))
-        try:
+    with runs.running(name, config, resume=resume):
+        write_json(folder / "config.json", config)
+        context = RunContext(items.values(), database, run=name, graph=str(config["graph"]), seed=seed)
+        outcomes = runs.finished(name)
+        todo = iter([item for item in items if item not in outcomes])
+        with progress(str(config["graph"]), len(items), quiet=quiet) as bar:
+            bar.advance(len(outcomes))
             await _work(graph, context, runs, todo, outcomes, bar, min(concurrency, len(items)))
-        except BaseException as error:
-            stopped = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
-            runs.end(name, "interrupted" if stopped else "failed")
-            raise
-    runs.end(name, "finished")
     finished = Run(context, folder, outcomes, time.monotonic() - began)
     lines = [json.dumps({"item": item, **outcomes[item]}, ensure_ascii=False) for item in sorted(outcomes)]
     write_text(folder / "items.jsonl", "\n".join(lines) + "\n")

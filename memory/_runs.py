@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
-from docendo.errors import DataError, ResumeError
+from docendo.errors import DataError, InfrastructureError, ResumeError
 from docendo.hashing import digest
 from docendo.memory import _schema, _text
 from docendo.memory._chain import CHANGED, Damage, Report
@@ -94,6 +96,24 @@ class RunStore(Store):
                     remedy="go back to the old values or choose another name",
                 )
             return self._set_status(connection, stored, "running")
+
+    @contextmanager
+    def running(self, run: str, config: Mapping[str, Any], *, resume: bool) -> Iterator[RunRow]:
+        """Starts a run and records how the block ended: finished, failed or interrupted.
+
+        Raises:
+            ResumeError: as `start`.
+        """
+        row = self.start(run, config, resume=resume)
+        try:
+            yield row
+        except BaseException as error:
+            stopped = isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
+            # The error that ended the run is the one to report, even if the disk is full.
+            with suppress(InfrastructureError):
+                self.end(run, "interrupted" if stopped else "failed")
+            raise
+        self.end(run, "finished")
 
     def finish_item(self, run: str, item: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Records an item's outcome and returns the stored one: the first outcome stays.
