@@ -30,11 +30,10 @@ from docendo.evals import (
     Arm,
     EvalResult,
     ReportData,
-    Transcript,
-    Turn,
     compare,
     costs,
     evaluate,
+    lessons,
     report,
     tasks,
     transcripts,
@@ -257,7 +256,7 @@ class _Outcome:
             losses=tuple(enumerate(steps, start=1)),
             costs=costs(usage),
             phases=tuple(self.clock.phases.items()),
-            transcripts=(*transcripts(self.before, self.after), *self._lessons()),
+            transcripts=(*transcripts(self.before, self.after), *lessons(self.rounds[0])),
             config=self.resolved,
             versions=_versions(),
             seed=self.config.seed,
@@ -294,28 +293,6 @@ class _Outcome:
             f"Hints refused because they stated the answer: {sum(s['hints_refused'] for s in found)}.",
             "No held-out question occurs in training: the splits are disjoint by question text.",
         )
-
-    def _lessons(self) -> Iterator[Transcript]:
-        """How two training items were taught: the first that were solved after a failure."""
-        last = self.rounds[0]
-        chosen = [i for i, o in last.outcomes.items() if o.get("solved") and len(o.get("attempts", ())) > 1]
-        for item in sorted(chosen)[:2]:
-            posts = last.board.posts(run=last.name, item=item)
-            turns: list[Turn] = []
-            question = ""
-            for post in posts:
-                if post.kind == "task":
-                    question = str(post.body["question"])
-                elif post.kind == "verdict" and turns:
-                    turns[-1] = turns[-1].replace(correct=bool(post.body["correct"]))
-                elif "text" in post.body:
-                    shown = True if post.kind == "demonstration" else None
-                    turns.append(
-                        Turn(
-                            kind=post.kind, role=post.author.role, text=str(post.body["text"]), correct=shown
-                        )
-                    )
-            yield Transcript(question=question, taught=tuple(turns))
 
 
 class _Clock:

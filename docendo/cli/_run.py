@@ -64,6 +64,7 @@ def _graph(
     what: str, task: str | None, settings: dict[str, Any], *, limit: int | None, **options: Any
 ) -> dict[str, Any]:
     from docendo import evals, graphs
+    from docendo.files import write_text
 
     if task is None:
         raise ConfigError("a graph needs items", remedy="add --task reasoning_gym:chain_sum or a .jsonl file")
@@ -72,7 +73,9 @@ def _graph(
     graph = load_graph(what)
     made = evals.tasks(task, train=options.pop("train"), test=0, seed=options["seed"], **settings)
     with graphs.run(graph, made.train[:limit], **options) as finished:
-        return {**finished.summary(), "folder": str(finished.folder)}
+        path = finished.folder / "report.html"
+        write_text(path, evals.report(evals.run_report(finished)))
+        return {**finished.summary(), "folder": str(finished.folder), "report": str(path)}
 
 
 def load_graph(what: str) -> Any:
