@@ -54,6 +54,7 @@ class RunContext:
     Attributes:
         run: Run id.
         graph: Name of the graph, for traces.
+        thread: Beginning of LangGraph's thread ids, unique to this run.
         seed: Seed of the run; seeds of calls are derived from it and from item, node and step.
         board: The shared blackboard.
         traces: The trace store.
@@ -65,6 +66,7 @@ class RunContext:
     ) -> None:
         """Binds items and memory; every store lives in `database`."""
         self.run, self.graph, self.seed = run, graph, seed
+        self.thread = run
         self.database = database
         self.board = Blackboard(database)
         self.traces = TraceStore(database)
@@ -112,8 +114,10 @@ class RunContext:
             The texts and trace ids of the turn's samples.
         """
         sampling = sampling or agent.sampling
-        if sampling.seed is None:
-            sampling = sampling.replace(seed=derive_seed(self.seed, item, node, step))
+        # A seed of its own for each turn, also where the agent has one: with one for all items, every
+        # item would draw the same numbers.
+        seed = self.seed if sampling.seed is None else sampling.seed
+        sampling = sampling.replace(seed=derive_seed(seed, item, node, step))
         adapter = agent.engine.adapter_hash(agent.adapter)
         key = digest("generate", agent.engine.fingerprint, adapter, list(messages), sampling.to_json())
         stored = self.journal.get(key)

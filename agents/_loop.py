@@ -22,7 +22,7 @@ from docendo.agents._lora import AdapterRouter, LoadedAdapter
 from docendo.agents._prefixes import MIN_PREFIX, Match, PrefixStore, shared_length
 from docendo.agents._sampling import Draw, draw, sample_seed
 from docendo.agents._slots import SlotCache
-from docendo.errors import DocendoError, ModelFailure
+from docendo.errors import DocendoError, InfrastructureError, ModelFailure
 from docendo.records import Completion, FinishReason, Origin, Result, SamplingParams, ScoreResult, Usage
 
 _GREEDY = SamplingParams()
@@ -67,6 +67,11 @@ class Job:
     def context(self) -> list[int]:
         """The tokens that have to be in the cache before anything can be read off."""
         return self.prompt if self.completion is None else self.prompt + self.completion[:-1]
+
+    @property
+    def prefix_key(self) -> str | None:
+        """What stored keys and values depend on besides the tokens."""
+        return self.adapter.key if self.adapter else None
 
     @property
     def adapter_hash(self) -> str | None:
@@ -186,7 +191,7 @@ class DecodeLoop:
         for job in islice(self.waiting, ADMISSION_WINDOW):
             context = job.context
             match = self._match(job)
-            family = (job.adapter_hash, tuple(context[:MIN_PREFIX]))
+            family = (job.prefix_key, tuple(context[:MIN_PREFIX]))
             if len(context) > MIN_PREFIX and self.prefixes.capacity:
                 ahead = leaders.setdefault(family, [])
                 if any(
@@ -220,7 +225,7 @@ class DecodeLoop:
     def _match(self, job: Job) -> Match:
         """The longest stored beginning of a job's tokens, looked up again only when the store has changed."""
         if job.matched[0] != self.prefixes.version:
-            found = self.prefixes.match(job.adapter_hash, job.context)
+            found = self.prefixes.match(job.prefix_key, job.context)
             # The last prompt token is always computed: its logits are what is asked for.
             match = Match(min(found.length, len(job.prompt) - 1), found.stored)
             job.matched = (self.prefixes.version, match)
@@ -348,7 +353,7 @@ class DecodeLoop:
         return drawn
 
     def _store_prefix(self, job: Job, row: int) -> None:
-        self.prefixes.put(job.adapter_hash, job.context, self.cache.read(row, len(job.context)))
+        self.prefixes.put(job.prefix_key, job.context, self.cache.read(row, len(job.context)))
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> Draw:
         penalised = any(row.job.params.repetition_penalty != 1.0 for row in rows)
@@ -500,7 +505,7 @@ def _resolve(future: Future[Any], result: Any = None, error: BaseException | Non
         pass
 
 
-def _as_failure(error: BaseException) -> ModelFailure:
-    failure = ModelFailure(f"the model could not be run: {type(error).__name__}: {error}")
+def _as_failure(error: BaseException) -> InfrastructureError:
+    failure = InfrastructureError(f"the model could not be run: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

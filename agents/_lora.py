@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from docendo.errors import AdapterError
-from docendo.hashing import file_sha256
+from docendo.hashing import digest, file_sha256
 from docendo.manifest import read_manifest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -36,12 +36,14 @@ class LoadedAdapter:
     Attributes:
         name: The name it was loaded under.
         sha256: Digest of the weights file.
+        key: Digest of weights and scaling: what keys and values computed with it depend on.
         rank: Rank of the adapter.
         pairs: Per module name: A of shape (rank, in) and B, scaling included, of shape (out, rank).
     """
 
     name: str
     sha256: str
+    key: str
     rank: int
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -114,7 +116,8 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         )
     if not pairs:
         raise AdapterError(f"adapter {path} holds no LoRA weights", expected="lora_A and lora_B tensors")
-    return LoadedAdapter(name=name, sha256=file_sha256(weights_file), rank=rank, pairs=pairs)
+    sha256 = file_sha256(weights_file)
+    return LoadedAdapter(name=name, sha256=sha256, key=digest(sha256, scaling), rank=rank, pairs=pairs)
 
 
 def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:

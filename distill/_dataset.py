@@ -128,13 +128,11 @@ class _HeldOut:
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._ids: set[str] = set()
-        # By first line, so that a question of several lines is found inside a longer prompt.
-        self._questions: dict[str, list[tuple[list[str], str]]] = {}
+        self._questions: dict[str, str] = {}
         for item in items:
             self._ids.add(item.id)
-            lines = _lines(item.public.question)
-            if lines:
-                self._questions.setdefault(lines[0], []).append((lines, item.id))
+            self._questions[_flat(item.public.question)] = item.id
+        self._questions.pop("", None)
 
     def check_item(self, item: PublicItem) -> None:
         if item.id in self._ids or self._find(item.question) is not None:
@@ -164,15 +162,13 @@ class _HeldOut:
                 )
 
     def _find(self, text: str) -> str | None:
-        lines = _lines(text)
-        for start, line in enumerate(lines):
-            # A prompt may put a label before the question, as in "Question: ...".
-            for first in {line, line.partition(": ")[2]}:
-                for question, item in self._questions.get(first, ()):
-                    if lines[start + 1 : start + len(question)] == question[1:]:
-                        return item
+        """The held-out item whose question stands anywhere in the text, as whole words."""
+        flat = f" {_flat(text)} "
+        for question, item in self._questions.items():
+            if f" {question} " in flat:
+                return item
         return None
 
 
-def _lines(text: str) -> list[str]:
-    return [line for line in map(normalise, text.splitlines()) if line]
+def _flat(text: str) -> str:
+    return " ".join(normalise(text).split())

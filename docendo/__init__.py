@@ -28,9 +28,10 @@ from docendo.records import (
 # OpenMP reads this once, when torch is loaded. By default its threads spin for milliseconds while they
 # wait for each other, and as soon as another process wants a core, spinning threads hold up the one that
 # works: beside one busy process, decoding measured 2 to 10 times slower. Threads that sleep at once
-# (`passive`) halve the speed of training instead. A short spin keeps most of both. A user's setting wins.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# (`passive`) halve the speed of training instead. A short spin keeps most of both; `active` is what makes
+# libgomp keep to it when it has more threads than cores. A user's own setting wins.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ.update(OMP_WAIT_POLICY="active", GOMP_SPINCOUNT="2000")
 
 if TYPE_CHECKING:
     from docendo import agents, distill, evals, graphs, memory

@@ -77,12 +77,6 @@ class ResumeError(UserError):
     code = "resume"
 
 
-class CapabilityError(UserError):
-    """An engine lacks what a request or a graph needs."""
-
-    code = "capability"
-
-
 class LeakError(UserError):
     """Held-out items were about to reach training data, or gold was about to reach an agent."""
 
@@ -140,9 +134,3 @@ class EngineClosed(InfrastructureError):
     """A request reached an engine that is closed, or was pending when it closed."""
 
     code = "engine_closed"
-
-
-class Cancelled(DocendoError):
-    """A request was cancelled before it finished."""
-
-    code = "cancelled"

@@ -74,7 +74,8 @@ def require_writable(path: Path) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends without an error.
 
-    An existing folder at `path` is replaced. After an error or a crash `path` is as it was.
+    An existing folder at `path` is replaced, and put back after an error. A crash in the instant between
+    the two renames leaves it beside `path`, under a name that starts with a dot.
 
     Raises:
         StorageError: if the disk is full or read-only, naming the path.
@@ -93,7 +94,12 @@ def new_directory(path: Path) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             os.rename(path, old / path.name)
-        os.rename(temporary, path)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if old is not None:
+                os.rename(old / path.name, path)
+            raise
         temporary = None
         sync_directory(path.parent)
         if old is not None:

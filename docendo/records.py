@@ -15,7 +15,7 @@ from docendo.errors import ConfigError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+FinishReason = Literal["stop", "length"]
 Split = Literal["train", "dev", "test", "user"]
 
 

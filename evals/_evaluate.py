@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 from docendo.errors import ConfigError, DataError, ModelFailure, UserError
 from docendo.evals._results import EvalRecord, EvalResult
 from docendo.evals._tasks import reference
-from docendo.hashing import digest
+from docendo.hashing import derive_seed, digest
 from docendo.progress import Progress, progress
 from docendo.records import Item, Origin, PublicItem, Request, Result, SamplingParams, Trace, Usage
 from docendo.scoring import Scorer
@@ -227,6 +227,11 @@ def _asker(subject: Any, *, name: str, sampling: SamplingParams | None, concurre
     )
 
 
+def _seeded(sampling: SamplingParams, item: str) -> SamplingParams:
+    """A seed of its own for each item: with one for all, every item would draw the same numbers."""
+    return sampling if sampling.seed is None else sampling.replace(seed=derive_seed(sampling.seed, item))
+
+
 class _AgentAsker:
     """Gives all items to the agent's engine at once; the engine batches them."""
 
@@ -240,7 +245,7 @@ class _AgentAsker:
         agent = self._agent
         return Request(
             prompt=agent.messages(item.public),
-            sampling=cast(SamplingParams, self.sampling),
+            sampling=_seeded(cast(SamplingParams, self.sampling), item.id),
             adapter=agent.adapter,
             origin=Origin(run=self._name, role=agent.role, agent=agent.name, node="evaluate", item=item.id),
         )

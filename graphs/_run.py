@@ -60,8 +60,9 @@ class Run:
         rows = RunStore(database).list()
         if not rows:
             raise DataError(f"{path} holds no run", remedy="start it again with the same name and --resume")
-        context = RunContext((), database, run=rows[-1].run)
-        return cls(context, folder, RunStore(database).finished(rows[-1].run), 0.0)
+        names = [row.run for row in rows]
+        name = folder.resolve().name if folder.resolve().name in names else names[-1]
+        return cls(RunContext((), database, run=name), folder, RunStore(database).finished(name), 0.0)
 
     @property
     def board(self) -> Blackboard:
@@ -95,7 +96,7 @@ class Run:
             "solved": sum(bool(o.get("solved")) for o in done),
             "hints_refused": sum(int(o.get("hints_refused", 0)) for o in done),
             "failures": dict(Counter(o["error"] for o in self.outcomes.values() if o["status"] == "failed")),
-            "posts": len(self.board.posts()),
+            "posts": len(self.board.posts(run=self.name)),
             "usage": self.usage(),
             "seconds": round(self.seconds, 3),
         }
@@ -133,6 +134,8 @@ async def arun(
     chosen = _unique(items)
     if concurrency < 1:
         raise ConfigError(f"concurrency is {concurrency}", expected="at least 1")
+    if resume and name is None:
+        raise ConfigError("resume was asked for without a name", remedy="name the run to go on with")
     what = description(graph)
     name = name or f"{what['graph']}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not re.fullmatch(r"[\w][\w.-]*", name):
@@ -140,7 +143,7 @@ async def arun(
     resolved = {
         **what,
         "seed": seed,
-        "items": {"count": len(chosen), "digest": digest(sorted(chosen))},
+        "items": {"count": len(chosen), "digest": _digest(chosen)},
         **(config or {}),
     }
     target = Path(folder) / name
@@ -171,9 +174,11 @@ async def _run_items(
 ) -> Run:
     began, name = time.monotonic(), folder.name
     runs = RunStore(database)
-    with runs.running(name, config, resume=resume):
+    with runs.running(name, config, resume=resume) as row:
         write_json(folder / "config.json", config)
         context = RunContext(items.values(), database, run=name, graph=str(config["graph"]), seed=seed)
+        # Two runs of one name, in two folders, must not share a checkpointer's threads.
+        context.thread = f"{name}@{row.created}"
         outcomes = runs.finished(name)
         todo = iter([item for item in items if item not in outcomes])
         with progress(str(config["graph"]), len(items), quiet=quiet) as bar:
@@ -242,6 +247,10 @@ def run(
     )
 
 
+def _digest(items: Mapping[str, Item]) -> str:
+    return digest([[item, items[item].public.question] for item in sorted(items)])
+
+
 def _unique(items: Iterable[Item]) -> dict[str, Item]:
     chosen: dict[str, Item] = {}
     for item in items:
@@ -282,12 +291,25 @@ async def _work(
 
 
 async def _one(graph: Any, context: RunContext, item: str) -> dict[str, Any]:
+    config = {"configurable": {"thread_id": f"{context.thread}/{item}"}}
+    # A thread that a checkpointer left half-way goes on from there; anything else starts.
+    start = None if await _stopped(graph, config) else {"item": item}
     try:
-        state = await graph.ainvoke(
-            {"item": item}, {"configurable": {"thread_id": f"{context.run}/{item}"}}, context=context
-        )
+        state = await graph.ainvoke(start, config, context=context)
     except (UserError, InfrastructureError):
         raise
     except DocendoError as error:
         return {"status": "failed", "error": error.code, "message": str(error)}
-    return {"status": "done", **{key: value for key, value in state.items() if key != "item"}}
+    if await _stopped(graph, config):
+        raise ConfigError(
+            "the graph stopped at an interrupt, which a run over many items cannot answer",
+            remedy="invoke it item by item, or build it without interrupts",
+        )
+    return {**{key: value for key, value in state.items() if key != "item"}, "status": "done"}
+
+
+async def _stopped(graph: Any, config: dict[str, Any]) -> bool:
+    """Whether a checkpointed thread has nodes left to run."""
+    if not getattr(graph, "checkpointer", None):
+        return False
+    return bool((await graph.aget_state(config)).next)

@@ -45,7 +45,8 @@ class TraceStore(Store):
         """Stores traces, all or none. One whose id is stored already changes nothing.
 
         Raises:
-            DataError: if a trace holds something that JSON has no form for, naming trace and field.
+            DataError: if an id is stored with another prompt or completion, or a trace holds something that
+                JSON has no form for, naming trace and field.
             StorageError: if they cannot be written.
         """
         prompts: dict[str, dict[str, Any]] = {}
@@ -58,7 +59,25 @@ class TraceStore(Store):
         with self.database.transaction() as connection:
             self.database.insert_new(connection, _schema.prompts, *prompts.values())
             self.database.insert_new(connection, _schema.traces, *rows)
+            self._require_same(connection, rows)
             self.database.insert_new(connection, _schema.rewards, *rewards)
+
+    @staticmethod
+    def _require_same(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
+        """A second turn under the id of a first would lend its reward to the first one's text."""
+        table = _schema.traces
+        ids = [row["id"] for row in rows]
+        query = sa.select(table.c.id, table.c.prompt, table.c.record).where(table.c.id.in_(ids))
+        stored = {kept.id: kept for kept in connection.execute(query)}
+        for row in rows:
+            kept = stored[row["id"]]
+            said, says = json.loads(kept.record), json.loads(row["record"])
+            if (kept.prompt, said["completion"]) != (row["prompt"], says["completion"]):
+                raise DataError(
+                    f"trace {row['id']!r} of node {says['node']!r} is stored with another text",
+                    expected="one turn per item, node and step",
+                    remedy="give each turn of a node its own step=",
+                )
 
     def get(self, trace_id: str) -> Trace:
         """Returns a trace.

@@ -86,10 +86,26 @@ class TeachAndDistill(Record):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
-        for name in ("train", "test", "rounds", "samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", expected="at least 1")
+        """Checks kinds and ranges, so that a bad value fails before a model is loaded."""
+        least = {"train": 1, "test": 1, "rounds": 1, "samples": 1, "examples": 0, "retries": 0, "seed": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ConfigError(f"{name} is {value!r}", expected=f"a whole number, at least {low}")
+        if not isinstance(self.settings, Mapping):
+            raise ConfigError(f"settings is {self.settings!r}", expected="settings of the task by name")
+        if isinstance(self.train_config, Mapping):
+            known = TrainConfig.__dataclass_fields__
+            for name in self.train_config:
+                if name not in known:
+                    raise ConfigError(f"train_config has no {name!r}", expected=f"one of {', '.join(known)}")
+            object.__setattr__(self, "train_config", TrainConfig(**self.train_config))
+        if self.train - self.examples < self.rounds:
+            raise ConfigError(
+                f"train is {self.train} with {self.examples} examples and {self.rounds} rounds",
+                expected="items left for every round",
+                remedy="raise train or lower examples",
+            )
 
 
 @recipe(
@@ -154,8 +170,7 @@ def teach_and_distill(
             rounds.append(taught)
             with clock.phase(f"train, round {number}"), engine.paused():
                 lessons = sft_dataset(
-                    # The newest answers first: of each item the first few are kept.
-                    [trace for each in reversed(rounds) for trace in each.traces()],
+                    [trace for each in rounds for trace in each.traces()],
                     student=student,
                     items=task.train,
                     exclude=task.test,

@@ -13,6 +13,8 @@ import typer
 
 from docendo.errors import ConfigError, DataError, ResumeError
 
+#: Arguments of `tasks` that have options of their own.
+RESERVED = ("source", "train", "dev", "test", "seed", "columns")
 _PACKAGES = ("docendo", "torch", "transformers", "peft", "reasoning-gym")
 
 
@@ -85,7 +87,7 @@ def command(
     )
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str], *, reserved: Sequence[str] = RESERVED) -> dict[str, Any]:
     r"""Reads `key=value` settings; a value is JSON where it can be, else text.
 
     Raises:
@@ -101,7 +103,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key = key.strip()
         if not equals or not key.isidentifier():
             raise ConfigError(f"--set is {pair!r}", expected="name=value, such as max_terms=3")
-        if key in parsed or key in ("source", "train", "dev", "test", "seed", "columns"):
+        if key in parsed or key in reserved:
             raise ConfigError(
                 f"--set {key} is given twice or has an option of its own", remedy="give it once"
             )

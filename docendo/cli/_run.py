@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from docendo.cli._eval import RESERVED as _RESERVED
 from docendo.cli._eval import parse_settings
 from docendo.errors import ConfigError
 
@@ -24,7 +25,9 @@ def command(
         str | None, typer.Option(help="For a graph: reasoning_gym:NAME, a .jsonl file, or datasets:PATH.")
     ] = None,
     settings: Settings = None,
-    train: Annotated[int, typer.Option(help="For a graph: number of training items.")] = 100,
+    train: Annotated[
+        int | None, typer.Option(help="For a graph: number of training items (100, or --limit).")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Run only the first items (for a recipe: train and test items).")
     ] = None,
@@ -40,7 +43,7 @@ def command(
 
     docendo run examples/tutoring.py:graph --task reasoning_gym:chain_sum --set max_terms=3 --limit 20
     """
-    chosen = parse_settings(settings or [])
+    chosen = parse_settings(settings or [], reserved=_RESERVED if ":" in what else ("seed",))
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}", expected="1 or more")
     if ":" in what:
@@ -48,6 +51,11 @@ def command(
     else:
         from docendo.registry import get_recipe
 
+        if task is not None or train is not None:
+            raise ConfigError(
+                "--task and --train are for graphs",
+                remedy="set a recipe's with --set task=... --set train=...",
+            )
         recipe = get_recipe(what)
         sizes = {"train": limit, "test": limit} if limit is not None else {}
         config = recipe.configure({"seed": seed, **sizes, **chosen})
@@ -71,7 +79,9 @@ def _graph(
     if options["resume"] and options["name"] is None:
         raise ConfigError("--resume was given without --name", remedy="name the run to go on with")
     graph = load_graph(what)
-    made = evals.tasks(task, train=options.pop("train"), test=0, seed=options["seed"], **settings)
+    made = evals.tasks(
+        task, train=options.pop("train") or limit or 100, test=0, seed=options["seed"], **settings
+    )
     with graphs.run(graph, made.train[:limit], **options) as finished:
         path = finished.folder / "report.html"
         write_text(path, evals.report(evals.run_report(finished)))

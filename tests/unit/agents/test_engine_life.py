@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from docendo.agents import Engine
-from docendo.errors import ConfigError, EngineClosed, ModelFailure
+from docendo.errors import ConfigError, EngineClosed, InfrastructureError, ModelFailure
 from docendo.records import Request, SamplingParams, ScoreRequest
 
 Make = Callable[..., Engine]
@@ -213,7 +213,7 @@ def test_a_crashing_step_reaches_its_callers_and_not_later_ones(engine: Engine, 
         futures = [engine.submit(ask("another prompt " * 3 + str(i))) for i in range(3)]
         futures.append(engine.submit_score(ScoreRequest(prompt="a" * 40, completion="bcd")))  # type: ignore[arg-type]
     for future in futures[: 4 if when == "prefill" else 3]:
-        with pytest.raises(ModelFailure, match="RuntimeError: out of memory"):
+        with pytest.raises(InfrastructureError, match="RuntimeError: out of memory"):
             future.result(20)
     failing[0] = False
     assert engine.generate(ask(shared)).completions == first.completions
