@@ -79,9 +79,9 @@ def _graph(
     if options["resume"] and options["name"] is None:
         raise ConfigError("--resume was given without --name", remedy="name the run to go on with")
     graph = load_graph(what)
-    made = evals.tasks(
-        task, train=options.pop("train") or limit or 100, test=0, seed=options["seed"], **settings
-    )
+    train = options.pop("train")
+    train = (limit or 100) if train is None else train
+    made = evals.tasks(task, train=train, test=0, seed=options["seed"], **settings)
     with graphs.run(graph, made.train[:limit], **options) as finished:
         path = finished.folder / "report.html"
         write_text(path, evals.report(evals.run_report(finished)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from docendo.agents import Engine, RunContext, ScriptedEngine, Student, Teacher
-from docendo.errors import ConfigError
+from docendo.errors import ConfigError, DataError
 from docendo.memory import Database
 from docendo.records import Gold, Item, PublicItem, SamplingParams, Usage
 
@@ -85,8 +85,20 @@ async def test_another_adapter_is_another_call() -> None:
     context = RunContext.in_memory(ITEMS)
     first = await context.ask(student, "i0", student.messages(ITEMS[0].public), node="n")
     engine.load_adapter("a", "two")
-    second = await context.ask(student, "i0", student.messages(ITEMS[0].public), node="n", step=0)
+    # Another run in the same database: only the adapter tells the two calls apart.
+    other = RunContext(ITEMS, context.database, run="other")
+    second = await other.ask(student, "i0", student.messages(ITEMS[0].public), node="n")
     assert first.text != second.text
+
+
+async def test_a_second_turn_under_the_same_step_is_refused() -> None:
+    student = Student(numbered())
+    context = RunContext.in_memory(ITEMS)
+    messages = student.messages(ITEMS[0].public)
+    first = await context.ask(student, "i0", messages, node="n")
+    with pytest.raises(DataError, match="step="):
+        await context.ask(student, "i0", [*messages, {"role": "user", "content": "again"}], node="n")
+    assert context.traces.get(first.trace).completion == first.text
 
 
 async def test_a_failing_call_stores_nothing() -> None:
