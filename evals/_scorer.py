@@ -27,7 +27,7 @@ _LABEL = re.compile(
 )
 _WRAPPED = (("**", "**"), ("__", "__"), ("`", "`"), ('"', '"'), ("“", "”"), ("$", "$"))
 _CONTEXT = (
-    r"(?:=|:|→|->|\b(?:answer|result|total|sum|difference|is|are|be|as|with|to|equals?|gives?|makes?|gets?|got|leaves?)\b)"
+    r"(?:=|:|→|->|\b(?:answer|result|total|sum|difference|is|are|be|as|to|equals?|gives?|makes?|gets?|got|leaves?)\b)"
     r"[\s\"'`*$(]*(?:(?:exactly|simply|just|equal to|the number)\s+)?"
 )
 _SMALL = (

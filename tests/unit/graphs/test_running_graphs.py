@@ -173,6 +173,8 @@ def test_a_failing_machine_ends_the_run_which_then_resumes(
 
 
 def test_ctrl_c_then_resume(tmp_path: Path, whole: tuple[str, dict[str, Any], list[Any]]) -> None:
+    # A process that a shell has started in the background ignores Ctrl-C, and so would the test.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     calls = 0
 
     def script(request: Request) -> Any:
@@ -182,8 +184,11 @@ def test_ctrl_c_then_resume(tmp_path: Path, whole: tuple[str, dict[str, Any], li
             os.kill(os.getpid(), signal.SIGINT)
         return play(request)
 
-    with pytest.raises(KeyboardInterrupt):
-        start(build(script)[0], tmp_path, concurrency=4)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start(build(script)[0], tmp_path, concurrency=4)
+    finally:
+        signal.signal(signal.SIGINT, before)
     with RunStore.open(tmp_path / "r" / "docendo.db") as runs:
         assert runs.get("r").status == "interrupted"
     with pytest.raises(ResumeError, match="--resume"):

@@ -57,8 +57,17 @@ def test_a_trace_comes_back_exactly(store):
 
 def test_adding_again_changes_nothing(store):
     store.add([trace()])
-    store.add([trace(completion="other", rewards={"verified": 0.0}), trace("u")])
+    store.add([trace(rewards={"verified": 0.0}), trace("u")])
     assert [found.id for found in store.find()] == ["t", "u"]
+    assert store.get("t") == trace()
+
+
+@pytest.mark.parametrize("change", [{"completion": "other"}, {"messages": PROMPT[1:]}])
+def test_another_turn_under_the_same_id_is_refused(store, change):
+    store.add([trace()])
+    with pytest.raises(DataError, match=r"trace 't' .* another text; .* step="):
+        store.add([trace("u"), trace(**change)])
+    assert [found.id for found in store.find()] == ["t"]
     assert store.get("t") == trace()
 
 
