@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 class SlotCache(Cache):
     """Key-value storage of shape (rows, heads, length, head size) per layer, grown on demand.
 
-    A head's keys lie together, which attention reads a third faster than position by position.
+    A head's keys lie together, which attention reads in a quarter less time than position by position.
     """
 
     def __init__(self, *, device: torch.device | str = "cpu", limit_bytes: int = 1 << 62) -> None:

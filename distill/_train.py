@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 from docendo.agents import models
+from docendo.agents._engine import best_dtype
 from docendo.distill._adapter import CARD, SETTINGS, WEIGHTS, Adapter, model_card
 from docendo.distill._batches import Encoded, encode, pad
 from docendo.distill._config import TrainConfig
@@ -266,15 +267,6 @@ def _load(source: Path, config: TrainConfig, older: Adapter | None) -> Any:
             raise AdapterError(
                 f"target_modules {modules!r} match no layer of {source.name}", remedy="use 'all-linear'"
             ) from error
-
-
-def best_dtype() -> Any:
-    """bfloat16 where this processor multiplies it natively, float32 elsewhere."""
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return (
-        torch.bfloat16 if any(check is not None and check() for check in (native, tiles)) else torch.float32
-    )
 
 
 def _save(model: Any, folder: Path, base_name: str) -> None:

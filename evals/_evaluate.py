@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 from docendo.errors import ConfigError, DataError, ModelFailure, UserError
 from docendo.evals._results import EvalRecord, EvalResult
@@ -21,7 +20,6 @@ from docendo.progress import Progress, progress
 from docendo.records import Item, Origin, PublicItem, Request, Result, SamplingParams, Trace, Usage
 from docendo.scoring import Scorer
 
-_T = TypeVar("_T")
 # Items of a graph that are run together, as a multiple of the concurrency.
 _PART = 4
 
@@ -306,7 +304,9 @@ class _FunctionAsker:
     def ask(self, items: Sequence[Item], done: Callable[[Item, _Reply], None]) -> None:
         function = self._function
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-            run_async(self._ask_async(items, done))
+            from docendo.graphs._nodes import blocking
+
+            blocking(self._ask_async(items, done))
             return
         for item in items:
             start = time.monotonic()
@@ -404,23 +404,3 @@ def _outcome(outcome: Mapping[str, Any], *, usage: Usage, seconds: float) -> _Re
     if not isinstance(answer, str):
         raise ConfigError("the graph's final state holds no answer", expected='text under the key "answer"')
     return _Reply(text=answer, usage=usage, seconds=seconds)
-
-
-def run_async(work: Coroutine[Any, Any, _T]) -> _T:
-    """Runs a coroutine to its end, also from inside a running event loop such as a notebook's."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    outcome: Future[_T] = Future()
-
-    def target() -> None:
-        try:
-            outcome.set_result(asyncio.run(work))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=target, name="docendo-evaluate")
-    thread.start()
-    thread.join()
-    return outcome.result()

@@ -114,7 +114,7 @@ class TeachAndDistill(Record):
     paper="STaR, Zelikman et al. 2022, arXiv 2203.14465",
     claim="Zero-shot accuracy on held-out items rises: the paired 95 % interval excludes zero.",
     config=TeachAndDistill,
-    cost="6 minutes on two cores with SmolLM2-135M",
+    cost="8 minutes on two cores with SmolLM2-135M",
 )
 def teach_and_distill(
     config: TeachAndDistill, *, folder: Path, resume: bool = False, quiet: bool = False
