@@ -274,9 +274,14 @@ def test_killed_runs_end_like_an_undisturbed_one(server: Server, tmp_path: Path)
 
 
 def test_the_check_catches_a_run_without_its_journal(server: Server, tmp_path: Path) -> None:
-    problems, hits = hammer(server, tmp_path, kills=3, journal=False)
-    assert hits
-    assert any("were generated again" in problem for problem in problems)
+    # One kill may fall between two calls and cost nothing; that so many all do is out of the question.
+    for attempt in range(KILLS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        problems, _ = hammer(server, folder, kills=1, journal=False)
+        if any("were generated again" in problem for problem in problems):
+            return
+    pytest.fail(f"{KILLS} kills of a run without its journal, and no call was repeated")
 
 
 if __name__ == "__main__":
