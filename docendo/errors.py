@@ -71,6 +71,12 @@ class AdapterError(UserError):
     code = "adapter"
 
 
+class CapabilityError(UserError):
+    """An engine lacks something that an agent or a request needs."""
+
+    code = "capability"
+
+
 class ResumeError(UserError):
     """A run cannot be resumed, for example because its configuration has changed."""
 
@@ -134,3 +140,9 @@ class EngineClosed(InfrastructureError):
     """A request reached an engine that is closed, or was pending when it closed."""
 
     code = "engine_closed"
+
+
+class DeadlineExceeded(InfrastructureError):
+    """A request was not finished within its `timeout`."""
+
+    code = "deadline"

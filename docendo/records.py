@@ -7,23 +7,53 @@ stored, hashed and compared; `to_json` and `from_json` convert without loss.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, Self, TypeAlias, TypedDict, get_args
 
-from docendo.errors import ConfigError
+from docendo.errors import CapabilityError, ConfigError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 FinishReason = Literal["stop", "length"]
+Determinism = Literal["none", "seeded", "invariant"]
+GrammarKind = Literal["json_schema", "regex", "choice"]
+Feature = Literal[
+    "score",
+    "adapters",
+    "messages",
+    "token_prompts",
+    "tools",
+    "n",
+    "stream",
+    "pause",
+    "seed",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "top_logprobs",
+    "prompt_logprobs",
+    "json_schema",
+    "regex",
+    "choice",
+]
 Split = Literal["train", "dev", "test", "user"]
 
 
 class Message(TypedDict):
-    """One chat message, in the shape of Hugging Face chat templates and TRL datasets."""
+    """One chat message, in the shape of Hugging Face chat templates and TRL datasets.
+
+    The optional keys are those of tool calling: `tool_calls` of an assistant message, and the
+    `tool_call_id` and `name` of the tool message that answers one.
+    """
 
     role: str
     content: str
+    name: NotRequired[str]
+    tool_calls: NotRequired[Sequence[Mapping[str, Any]]]
+    tool_call_id: NotRequired[str]
 
 
 class Record:
@@ -48,6 +78,60 @@ def _plain(value: Any) -> Any:
     return value
 
 
+#: Most alternatives per position that can be asked for; OpenAI's limit.
+MAX_TOP_LOGPROBS = 20
+_SAMPLING_FEATURES: tuple[Literal["top_k", "min_p"], ...] = ("top_k", "min_p")
+_REQUEST_FEATURES: tuple[Literal["stop_token_ids", "top_logprobs", "prompt_logprobs"], ...] = (
+    "stop_token_ids",
+    "top_logprobs",
+    "prompt_logprobs",
+)
+_RARE = ("stop_token_ids", "ignore_eos", "top_logprobs", "prompt_logprobs", "grammar")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar(Record):
+    """What a completion is constrained to. Made by `json_schema`, `regex` or `choice`.
+
+    Attributes:
+        kind: The kind of constraint.
+        spec: A JSON schema as JSON text, a pattern, or the choices as a JSON list.
+
+    Example:
+        >>> Grammar.choice(["yes", "no"]).spec
+        '["yes", "no"]'
+    """
+
+    kind: GrammarKind
+    spec: str
+
+    def __post_init__(self) -> None:
+        """Checks the kind and that the specification is text."""
+        if self.kind not in get_args(GrammarKind):
+            raise ConfigError(
+                f"grammar.kind is {self.kind!r}", expected=f"one of {', '.join(get_args(GrammarKind))}"
+            )
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any]) -> Self:
+        """JSON text that satisfies a schema."""
+        return cls(kind="json_schema", spec=json.dumps(schema, sort_keys=True))
+
+    @classmethod
+    def regex(cls, pattern: str) -> Self:
+        """Text that a regular expression matches as a whole."""
+        if not pattern:
+            raise ConfigError("the regular expression is empty", expected="a pattern such as [0-9]+")
+        return cls(kind="regex", spec=pattern)
+
+    @classmethod
+    def choice(cls, choices: Sequence[str]) -> Self:
+        """Exactly one of the given texts."""
+        if isinstance(choices, str) or not choices or not all(choices):
+            raise ConfigError(f"the choices are {choices!r}", expected="texts that are not empty")
+        return cls(kind="choice", spec=json.dumps(list(choices)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams(Record):
     """How one request is decoded. Names and meanings follow vLLM's class of the same name.
@@ -62,6 +146,11 @@ class SamplingParams(Record):
         seed: Seed of this request, or None for one derived from the prompt, so that it repeats as well.
         stop: Strings that end the text; the text excludes them.
         n: Number of samples that share one prefill.
+        stop_token_ids: Further tokens that end a completion, as the model's own end tokens do.
+        ignore_eos: Whether the model's own end tokens do not end a completion.
+        top_logprobs: How many of the likeliest tokens of each position to return; 0 returns the chosen one's.
+        prompt_logprobs: Whether to return the log-probabilities of the prompt's tokens as well.
+        grammar: What the text is constrained to, or None.
     """
 
     max_tokens: int = 256
@@ -73,6 +162,11 @@ class SamplingParams(Record):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         """Checks ranges, so that a bad value fails where it is written and not in a batch."""
@@ -82,6 +176,7 @@ class SamplingParams(Record):
                 f"stop is the string {stop!r}", expected="a tuple of strings", remedy="write (text,)"
             )
         object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         checks = (
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
             ("temperature", self.temperature >= 0, "0 or more"),
@@ -91,10 +186,36 @@ class SamplingParams(Record):
             ("repetition_penalty", self.repetition_penalty > 0, "more than 0"),
             ("n", self.n >= 1, "at least 1"),
             ("stop", all(self.stop), "strings that are not empty"),
+            ("stop_token_ids", all(token >= 0 for token in self.stop_token_ids), "token ids"),
+            ("top_logprobs", 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, f"0 to {MAX_TOP_LOGPROBS}"),
         )
         for name, good, expected in checks:
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=expected)
+
+    def needs(self) -> frozenset[Feature]:
+        """What an engine must offer to honour these settings (`Capabilities.features`)."""
+        found: set[Feature] = {self.grammar.kind} if self.grammar else set()
+        if self.n > 1:
+            found.add("n")
+        if not self.greedy:
+            found |= {name for name in _SAMPLING_FEATURES if getattr(self, name)}
+        if self.repetition_penalty != 1.0:
+            found.add("repetition_penalty")
+        found |= {name for name in _REQUEST_FEATURES if getattr(self, name)}
+        return frozenset(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as JSON values. Those beyond the basic ones only where they are set.
+
+        So that what is stored and hashed does not change when a setting is added.
+        """
+        plain = Record.to_json(self)
+        return {
+            name: value
+            for name, value in plain.items()
+            if name not in _RARE or value not in (None, False, 0, [])
+        }
 
     @property
     def greedy(self) -> bool:
@@ -122,12 +243,23 @@ class Request(Record):
         sampling: Decoding settings of this request alone.
         adapter: Name of a loaded adapter, or None for the base model.
         origin: Who asks, for the ledger.
+        tools: JSON schemas of tools that the chat template shows to the model (OpenAI's shape).
+        priority: Requests with a lower number are taken first, as in vLLM; equal ones in order of arrival.
+        timeout: Seconds from submission after which it fails with `DeadlineExceeded`, or None.
     """
 
     prompt: str | tuple[Message, ...] | tuple[int, ...]
     sampling: SamplingParams = SamplingParams()
     adapter: str | None = None
     origin: Origin = Origin()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    priority: int = 0
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the deadline."""
+        if self.timeout is not None and not self.timeout > 0:
+            raise ConfigError(f"timeout is {self.timeout!r}", expected="seconds, more than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +271,21 @@ class ScoreRequest(Record):
         completion: Text or token ids whose log-probabilities are wanted.
         adapter: Name of a loaded adapter, or None for the base model.
         origin: Who asks, for the ledger.
+        priority: As in `Request`.
+        timeout: As in `Request`.
     """
 
     prompt: str | tuple[Message, ...] | tuple[int, ...]
     completion: str | tuple[int, ...]
     adapter: str | None = None
     origin: Origin = Origin()
+    priority: int = 0
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the deadline."""
+        if self.timeout is not None and not self.timeout > 0:
+            raise ConfigError(f"timeout is {self.timeout!r}", expected="seconds, more than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,13 +309,34 @@ class Completion(Record):
     """One sample: its text (without stop string and end token), token ids and their log-probabilities.
 
     `token_ids` holds every generated token, the end token included. `logprobs` are natural logarithms
-    under the model's own distribution, before temperature and filters.
+    under the model's own distribution, before temperature, filters and grammar. `top_logprobs` holds, for
+    each position, the likeliest tokens as (token id, log-probability), if they were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     finish_reason: FinishReason = "stop"
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk(Record):
+    """A piece of a streamed completion.
+
+    Attributes:
+        text: Text that has become certain: never half a character, never the beginning of a stop string.
+        index: Which of the `n` samples it belongs to.
+        token_ids: The tokens since the last chunk of this sample.
+        logprobs: Their log-probabilities.
+        finish_reason: Set on the last chunk of a sample.
+    """
+
+    text: str
+    index: int = 0
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +352,10 @@ class Result(Record):
         seconds: Compute seconds: the time of each engine step is shared equally by its rows, so that the
             seconds of all results add up to the time the engine was busy.
         latency: Wall seconds from submission to the last token.
+        queued: Wall seconds from submission to the first computation.
+        first_token: Wall seconds from submission to the first token.
+        prompt_token_ids: The prompt's tokens, if `prompt_logprobs` was set.
+        prompt_logprobs: Log-probability of each prompt token given those before it; None for the first.
     """
 
     completions: tuple[Completion, ...]
@@ -199,6 +365,10 @@ class Result(Record):
     seed: int = 0
     seconds: float = 0.0
     latency: float = 0.0
+    queued: float = 0.0
+    first_token: float = 0.0
+    prompt_token_ids: tuple[int, ...] = ()
+    prompt_logprobs: tuple[float | None, ...] = ()
 
     @property
     def text(self) -> str:
@@ -214,10 +384,18 @@ class Result(Record):
                 token_ids=tuple(c["token_ids"]),
                 logprobs=tuple(c["logprobs"]),
                 finish_reason=c["finish_reason"],
+                top_logprobs=tuple(
+                    tuple((token, logprob) for token, logprob in position)
+                    for position in c.get("top_logprobs", ())
+                ),
             )
             for c in value["completions"]
         )
-        return cls(**{**value, "completions": completions, "usage": Usage(**value["usage"])})
+        prompt = {
+            name: tuple(value[name]) for name in ("prompt_token_ids", "prompt_logprobs") if name in value
+        }
+        usage = Usage(**value["usage"])
+        return cls(**{**value, **prompt, "completions": completions, "usage": usage})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +424,80 @@ class ScoreResult(Record):
                 "usage": Usage(**value["usage"]),
             }
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities(Record):
+    """What an engine offers, so that an agent that needs more fails when it is built.
+
+    Attributes:
+        features: What it can do.
+        determinism: What a seed promises. "none": nothing. "seeded": the same random numbers, so the same
+            tokens up to rounding, which depends on what else is in the batch. "invariant": the same tokens,
+            bit for bit, whatever else the engine does.
+        max_length: Most tokens of prompt and completion together, or None if unknown.
+    """
+
+    features: frozenset[Feature]
+    determinism: Determinism = "none"
+    max_length: int | None = None
+
+    def require(self, needs: frozenset[Feature], *, engine: str, by: str) -> None:
+        """Raises unless all `needs` are met.
+
+        Raises:
+            CapabilityError: naming what `engine` lacks and who (`by`) needs it.
+        """
+        missing = sorted(needs - self.features)
+        if missing:
+            raise CapabilityError(
+                f"{by} needs {', '.join(missing)}, which the engine {engine!r} lacks",
+                expected="an engine that offers it",
+                remedy="use docendo.agents.Engine, or do without",
+            )
+
+
+EventKind = Literal["generate", "score"]
+EventStatus = Literal["finished", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEvent(Record):
+    """One request that an engine has ended: what telemetry is made from. Times are Unix seconds.
+
+    Attributes:
+        kind: Generation or scoring.
+        status: How it ended.
+        origin: Who asked.
+        model: What the model was loaded as.
+        adapter: Name of the adapter, or None for the base model.
+        sampling: Decoding settings; those of a scoring request are the defaults.
+        usage: Tokens of the request.
+        finish_reasons: Why each sample ended.
+        submitted: When it was submitted.
+        started: When its computation began; `ended` if it never did.
+        first_token: When its first token was there; `ended` if there was none.
+        ended: When it ended.
+        seconds: Compute seconds, as in `Result`.
+        flops: Estimated floating-point operations.
+        error: Class name of the error, or empty.
+    """
+
+    kind: EventKind
+    status: EventStatus
+    origin: Origin
+    model: str
+    adapter: str | None = None
+    sampling: SamplingParams = SamplingParams()
+    usage: Usage = Usage()
+    finish_reasons: tuple[FinishReason, ...] = ()
+    submitted: float = 0.0
+    started: float = 0.0
+    first_token: float = 0.0
+    ended: float = 0.0
+    seconds: float = 0.0
+    flops: float = 0.0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
