@@ -7,6 +7,7 @@ batch, in which all prompts are the same and nothing is padded.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +45,8 @@ class GenerateLoop(RowLoop):
             return
         job = self.desk.waiting[0]
         self.desk.take([job])
-        self.router.route([(job.adapter, 1)], self.device, self.dtype)
+        # Every token of the job's passes is served by its adapter, however many there are.
+        self.router.route([(job.adapter, sys.maxsize)], self.device, self.dtype)
         if job.completion is not None:
             self._score(job)
             return

@@ -74,7 +74,8 @@ def draw(
         temperature, filters and grammar). A log-probability is not finite where the logits were not.
     """
     logits = logits.float()
-    norm = torch.logsumexp(logits, dim=-1)
+    # In parts that stay in the processor's cache.
+    norm = torch.cat([part.logsumexp(dim=-1) for part in logits.split(4)])
     steered = logits
     penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
     if penalised:
