@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from docendo.agents import _models as models
     from docendo.agents._context import RunContext, Turn
     from docendo.agents._engine import Engine
+    from docendo.agents._openai import OpenAIEngine
     from docendo.agents._protocol import EngineProtocol
     from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
     from docendo.agents._scripted import ScriptedEngine
@@ -18,6 +19,7 @@ __all__ = [
     "Engine",
     "EngineProtocol",
     "ModelVerifier",
+    "OpenAIEngine",
     "RunContext",
     "ScriptedEngine",
     "Student",
@@ -40,6 +42,7 @@ __getattr__, __dir__ = lazy_names(
         ),
         "Engine": "docendo.agents._engine",
         "EngineProtocol": "docendo.agents._protocol",
+        "OpenAIEngine": "docendo.agents._openai",
         "ScriptedEngine": "docendo.agents._scripted",
         "models": "docendo.agents._models:",
         "tiny_model": "docendo.agents._tiny",

@@ -261,6 +261,17 @@ class Request(Record):
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigError(f"timeout is {self.timeout!r}", expected="seconds, more than 0")
 
+    def needs(self) -> frozenset[Feature]:
+        """What an engine must offer to answer it: that of its prompt, tools, adapter and sampling."""
+        found: set[Feature] = set(self.sampling.needs())
+        if self.prompt and not isinstance(self.prompt, str):
+            found.add("token_prompts" if isinstance(self.prompt[0], int) else "messages")
+        if self.tools:
+            found.add("tools")
+        if self.adapter is not None:
+            found.add("adapters")
+        return frozenset(found)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest(Record):
