@@ -266,9 +266,11 @@ class Dispatcher:
         self._drop(job, late(job.timeout or 0.0))
 
     def _drop(self, job: Job[Any], error: DeadlineExceeded | None) -> None:
+        if job._ended:
+            return
         if job.task is not None:
             job.task.cancel()
-        elif not job._ended:
+        else:
             if job._entry in self._queue:
                 self._queue.remove(job._entry)
                 heapq.heapify(self._queue)
@@ -284,6 +286,9 @@ class Dispatcher:
         kept = job.future.set_running_or_notify_cancel()
         status: EventStatus = "cancelled" if not kept else "failed" if error else "finished"
         job.report(job, status, result, error)
+        # Futures keep their callbacks, and these the job: without this it would keep the engine.
+        del job.work, job.report
+        job.task = None
         self.room.leave()
         if not kept:
             return

@@ -26,6 +26,7 @@ from docendo.agents._servers import (
     SERVERS,
     ServerKind,
     generation_body,
+    prompt_messages,
     score_body,
 )
 from docendo.agents._templates import _break_markers, completion_ids, plain_text, prompt_ids, render
@@ -246,7 +247,7 @@ class OpenAIEngine:
 
     def _generation(self, request: Request, put: Callable[[Chunk], None] | None = None) -> Job[Result]:
         params = request.sampling
-        messages = _messages(request.prompt)
+        messages = prompt_messages(request.prompt)
         self._require(request.needs() | ({"stream"} if put else frozenset()), by="the request")
         served, adapter = self._model(request.adapter)
         if messages and self.tokenizer:
@@ -501,19 +502,3 @@ class OpenAIEngine:
             )
 
         return report
-
-
-def _messages(prompt: Any) -> tuple[Message, ...] | None:
-    """The prompt's messages, checked; None for text and token ids."""
-    if not prompt:
-        raise ConfigError("the prompt is empty", expected="text, messages or token ids")
-    if isinstance(prompt, str) or isinstance(prompt[0], int):
-        return None
-    for message in prompt:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        ):
-            raise ConfigError(
-                f"the message {message!r} is malformed", expected='"role" and "content", both texts'
-            )
-    return tuple(prompt)

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeAlias, get_args
 
 from docendo.agents._accounts import Accounts
 from docendo.agents._answers import StopText
+from docendo.agents._servers import prompt_messages
 from docendo.agents._templates import plain_text
 from docendo.errors import AdapterError, ConfigError, DeadlineExceeded, EngineClosed
 from docendo.hashing import digest, file_sha256
@@ -210,8 +211,7 @@ class ScriptedEngine:
     def _check(self, request: Request | ScoreRequest, needs: frozenset[Feature]) -> None:
         if self._closed:
             raise EngineClosed("the engine is closed; make it again")
-        if not request.prompt:
-            raise ConfigError("the prompt is empty", expected="text, messages or token ids")
+        prompt_messages(request.prompt)
         self.capabilities.require(needs, engine=self.name, by="the request")
         self.adapter_hash(request.adapter)
 

@@ -148,6 +148,22 @@ SERVERS: Mapping[ServerKind, Server] = {
 }
 
 
+def prompt_messages(prompt: Any) -> tuple[Message, ...] | None:
+    """The prompt's messages, checked; None for text and token ids."""
+    if not prompt:
+        raise ConfigError("the prompt is empty", expected="text, messages or token ids")
+    if isinstance(prompt, str) or isinstance(prompt[0], int):
+        return None
+    for message in prompt:
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise ConfigError(
+                f"the message {message!r} is malformed", expected='"role" and "content", both texts'
+            )
+    return tuple(prompt)
+
+
 def generation_body(
     kind: ServerKind,
     request: Request,
