@@ -129,12 +129,16 @@ class _Clock:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Job(Generic[T]):
-    """A request on its way. Times are those of `time.perf_counter`; 0 means not yet."""
+    """A request on its way. Times are those of `time.perf_counter`; 0 means not yet.
+
+    `timeout` counts from submission, `patience` from when it is sent.
+    """
 
     work: Callable[[Job[T]], Coroutine[Any, Any, T]]
     report: Callable[[Job[T], EventStatus, T | None, BaseException | None], None]
     priority: int = 0
     timeout: float | None = None
+    patience: float | None = None
     future: Future[T] = field(default_factory=Future)
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
@@ -143,8 +147,8 @@ class Job(Generic[T]):
     _clock: _Clock | None = None
     _start_share: float = 0.0
     _entry: tuple[int, int, Job[T]] | None = None
-    _timer: asyncio.TimerHandle | None = None
-    _expired: bool = False
+    _timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    _expired: DeadlineExceeded | None = None
     _ended: bool = False
 
     def seconds(self) -> float:
@@ -222,7 +226,7 @@ class Dispatcher:
             return
         if job.timeout is not None:
             left = job.submitted + job.timeout - time.perf_counter()
-            job._timer = self._loop.call_later(max(0.0, left), self._expire, job)
+            self._alarm(job, max(0.0, left), late(job.timeout))
         job._entry = (job.priority, next(self._order), job)
         heapq.heappush(self._queue, job._entry)
         self._pump()
@@ -233,6 +237,9 @@ class Dispatcher:
             self._clock.change(+1)
             job._clock, job._start_share = self._clock, self._clock.read()
             job.started = time.perf_counter()
+            if job.patience is not None:
+                error = DeadlineExceeded(f"the server did not answer within {job.patience:g} s")
+                self._alarm(job, job.patience, error)
             job.task = self._loop.create_task(job.work(job))
             self._running.add(job)
             job.task.add_done_callback(partial(self._finish, job))
@@ -242,7 +249,7 @@ class Dispatcher:
         error: BaseException | None = None
         if task.cancelled():
             if job._expired:
-                error = late(job.timeout or 0.0)
+                error = job._expired
             elif not job.future.cancelled():
                 error = closed()
         elif (failure := task.exception()) is not None:
@@ -261,9 +268,12 @@ class Dispatcher:
             except RuntimeError:  # the loop is closed, and with it every connection
                 return
 
-    def _expire(self, job: Job[Any]) -> None:
-        job._expired = True
-        self._drop(job, late(job.timeout or 0.0))
+    def _alarm(self, job: Job[Any], seconds: float, error: DeadlineExceeded) -> None:
+        def ring() -> None:
+            job._expired = error
+            self._drop(job, error)
+
+        job._timers.append(self._loop.call_later(seconds, ring))
 
     def _drop(self, job: Job[Any], error: DeadlineExceeded | None) -> None:
         if job._ended:
@@ -280,8 +290,8 @@ class Dispatcher:
         if job._ended:
             return
         job._ended = True
-        if job._timer:
-            job._timer.cancel()
+        for timer in job._timers:
+            timer.cancel()
         # From here on it cannot be cancelled, so that what is counted is what the caller sees.
         kept = job.future.set_running_or_notify_cancel()
         status: EventStatus = "cancelled" if not kept else "failed" if error else "finished"

@@ -21,17 +21,19 @@ from docendo.agents._answers import (
     usage_of,
 )
 from docendo.agents._dispatch import Dispatcher, Job
+from docendo.agents._served import ServedAdapters
 from docendo.agents._servers import (
     COMPLETIONS,
     SERVERS,
+    STANDARD,
     ServerKind,
     generation_body,
     prompt_messages,
     score_body,
 )
 from docendo.agents._templates import _break_markers, completion_ids, plain_text, prompt_ids, render
-from docendo.errors import AdapterError, CapabilityError, ConfigError
-from docendo.hashing import derive_seed, digest, file_sha256
+from docendo.errors import CapabilityError, ConfigError
+from docendo.hashing import derive_seed, digest
 from docendo.records import (
     Capabilities,
     Chunk,
@@ -99,7 +101,8 @@ class OpenAIEngine:
             tokenizer: The model's Hugging Face tokenizer: for `render`, and for `score` of anything but
                 token ids.
             retries: Further tries after a refused connection, a 429 or a 5xx.
-            timeout: Seconds for requests without a timeout of their own; None waits for ever.
+            timeout: Seconds that a request may be at the server, further tries included, or None. Waiting
+                here is not counted; for that a request has a timeout of its own.
             max_concurrency: Most requests at the server at once.
             max_waiting: Most requests that wait here; who submits one more, waits to do so.
 
@@ -112,11 +115,12 @@ class OpenAIEngine:
 
         if server not in get_args(ServerKind):
             raise ConfigError(f"server is {server!r}", expected=f"one of {', '.join(get_args(ServerKind))}")
-        known = frozenset(get_args(Feature))
         offered = SERVERS[server].features if features is None else frozenset(features)
-        if offered - known:
+        askable = SERVERS[server].features | STANDARD
+        if offered - askable:
             raise ConfigError(
-                f"features holds {sorted(offered - known)}", expected=f"some of {', '.join(sorted(known))}"
+                f"features holds {', '.join(sorted(offered - askable))}, which cannot be asked of {server!r}",
+                expected=f"some of {', '.join(sorted(askable))}",
             )
         for name, value, least in (
             ("retries", retries, 0),
@@ -136,14 +140,17 @@ class OpenAIEngine:
             self._require({"adapters"}, by="an adapter")
         self._kind = server
         self._timeout = timeout
-        self._served = {
-            name: (served, digest("served", base_url.rstrip("/"), served))
-            for name, served in (adapters or {}).items()
-        }
         self._accounts = Accounts()
-        self._client = ServerClient(base_url, api_key=api_key, retries=retries)
-        self._dispatcher = Dispatcher(
-            concurrency=max_concurrency, waiting=max_waiting, close=self._client.close
+        client = self._client = ServerClient(base_url, api_key=api_key, retries=retries)
+        dispatcher = self._dispatcher = Dispatcher(
+            concurrency=max_concurrency, waiting=max_waiting, close=client.close
+        )
+        self._served = ServedAdapters(
+            SERVERS[server],
+            base_url,
+            model=model,
+            given=adapters or {},
+            command=lambda path, body: dispatcher.call(client.command(path, body)),
         )
         self._closer = weakref.finalize(self, self._dispatcher.stop)
 
@@ -249,7 +256,7 @@ class OpenAIEngine:
         params = request.sampling
         messages = prompt_messages(request.prompt)
         self._require(request.needs() | ({"stream"} if put else frozenset()), by="the request")
-        served, adapter = self._model(request.adapter)
+        served, adapter = self._served.find(request.adapter)
         if messages and self.tokenizer:
             messages = tuple({**m, "content": _break_markers(self.tokenizer, m["content"])} for m in messages)
         seed = derive_seed(request.prompt, request.adapter) if params.seed is None else params.seed
@@ -300,11 +307,12 @@ class OpenAIEngine:
             work=work,
             report=self._reporter(request, params),
             priority=request.priority,
-            timeout=request.timeout or self._timeout,
+            timeout=request.timeout,
+            patience=self._timeout,
         )
 
     def _scoring(self, request: ScoreRequest) -> Job[ScoreResult]:
-        served, adapter = self._model(request.adapter)
+        served, adapter = self._served.find(request.adapter)
         self._require({"score"}, by="scoring")
         prompt, completion = self._score_ids(request)
         body = score_body(self._kind, prompt, completion, model=served)
@@ -323,7 +331,8 @@ class OpenAIEngine:
             work=work,
             report=self._reporter(request, SamplingParams()),
             priority=request.priority,
-            timeout=request.timeout or self._timeout,
+            timeout=request.timeout,
+            patience=self._timeout,
         )
 
     def _score_ids(self, request: ScoreRequest) -> tuple[list[int], list[int]]:
@@ -379,63 +388,25 @@ class OpenAIEngine:
             CapabilityError: if this kind of server cannot.
             AdapterError: if there is no such adapter, or the server refuses it.
         """
-        server = SERVERS[self._kind]
-        if server.load is None or "adapters" not in self.capabilities.features:
+        if SERVERS[self._kind].load is None or "adapters" not in self.capabilities.features:
             raise CapabilityError(
                 f"this engine cannot make its server ({self._kind}) load an adapter",
                 expected="vllm or sglang",
                 remedy="start the server with the adapter and name it in adapters=",
             )
-        weights = Path(path) / "adapter_model.safetensors"
-        if not weights.is_file():
-            raise AdapterError(f"{path} holds no adapter_model.safetensors", expected="a PEFT adapter folder")
-        sha256 = file_sha256(weights)
-        # Named by content: the server may still be busy with older weights of this name, and caches by name.
-        loaded = f"{name}-{sha256[:12]}"
-        served = f"{self.name}:{loaded}" if server.adapter_prefix else loaded
-        before = self._served.get(name)
-        if before != (served, sha256):
-            folder = str(Path(path).absolute())
-            self._command(server.load, {"lora_name": loaded, "lora_path": folder})
-            self._served[name] = (served, sha256)
-            if before:
-                self._unload(before)
-        return sha256
+        return self._served.load(name, Path(path))
 
     def drop_adapter(self, name: str) -> None:
         """Forgets an adapter; the server unloads it if it was loaded from here."""
-        self._model(name)
-        self._unload(self._served.pop(name))
+        self._served.drop(name)
 
     def adapters(self) -> dict[str, str]:
         """Names of the known adapters and their SHA-256 (of the server's name, if it had it before)."""
-        return {name: sha256 for name, (_, sha256) in self._served.items()}
+        return self._served.hashes()
 
     def adapter_hash(self, name: str | None) -> str | None:
         """SHA-256 of a known adapter; None for the base model."""
-        return self._model(name)[1]
-
-    def _model(self, adapter: str | None) -> tuple[str, str | None]:
-        """Name to ask for, and the adapter's digest."""
-        if adapter is None:
-            return self.name, None
-        if adapter not in self._served:
-            known = ", ".join(sorted(self._served)) or "none"
-            raise AdapterError(
-                f"adapter {adapter!r} is not loaded (loaded: {known})",
-                remedy="name it in adapters=, or call load_adapter",
-            )
-        return self._served[adapter]
-
-    def _unload(self, entry: tuple[str, str]) -> None:
-        served, sha256 = entry
-        unload = SERVERS[self._kind].unload
-        # What was not loaded from here stays: others may use it.
-        if unload and served.endswith(f"-{sha256[:12]}"):
-            self._command(unload, {"lora_name": served.removeprefix(f"{self.name}:")})
-
-    def _command(self, path: str, body: Mapping[str, Any]) -> None:
-        self._dispatcher.call(self._client.command(path, body))
+        return self._served.find(name)[1]
 
     # --- life ------------------------------------------------------------------------------------
 

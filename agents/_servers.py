@@ -90,6 +90,8 @@ class Server:
 
 
 _GENERIC: frozenset[Feature] = frozenset({"messages", "tools", "n", "stream", "seed", "json_schema"})
+#: What the OpenAI interface itself has fields for, so that any server may be said to offer it.
+STANDARD: frozenset[Feature] = frozenset({*_GENERIC, "token_prompts", "adapters", "score"})
 _SAMPLING: frozenset[Feature] = frozenset({"top_k", "min_p", "repetition_penalty"})
 _GPU: frozenset[Feature] = frozenset(
     {*_GENERIC, *_SAMPLING, "score", "adapters", "token_prompts", "stop_token_ids", "prompt_logprobs"}

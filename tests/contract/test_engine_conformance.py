@@ -388,6 +388,8 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 async def test_cancelling(subject: Subject) -> None:
     engine = subject.engine
+    seen: list[EngineEvent] = []
+    engine.subscribe(seen.append)
     future = engine.submit(ask(max_tokens=LONG))
     assert future.cancel() == subject.is_model  # a script has answered by then
     task = asyncio.create_task(engine.agenerate(ask(max_tokens=LONG)))
@@ -396,8 +398,9 @@ async def test_cancelling(subject: Subject) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert engine.generate(ask()).completions
+    await asyncio.to_thread(until, lambda: len(seen) == 3)
     if subject.is_model:
-        await asyncio.to_thread(until, lambda: sum(row["calls"] for row in engine.ledger()) == 1)
+        assert sorted(event.status for event in seen) == ["cancelled", "cancelled", "finished"]
 
 
 def test_deadlines(subject: Subject) -> None:

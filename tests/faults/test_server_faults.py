@@ -446,7 +446,19 @@ def test_a_hanging_server_meets_the_deadline(server: FaultServer, make: Callable
     assert str(error) == "the request was not finished within its timeout of 0.2 s"
     assert 0.19 < time.monotonic() - start < 3
     assert server.gone.wait(5)  # the server was told
-    assert type(refused(make(timeout=0.1))) is DeadlineExceeded  # the engine's own
+
+
+def test_the_engines_own_timeout_begins_when_a_request_is_sent(
+    server: FaultServer, make: Callable[..., OpenAIEngine]
+) -> None:
+    server.plan = [hang]
+    engine = make(timeout=0.2, max_concurrency=1)
+    futures = [engine.submit(ask()) for _ in range(2)]
+    start = time.monotonic()
+    for future in futures:
+        assert str(future.exception(5)) == "the server did not answer within 0.2 s"
+        assert isinstance(future.exception(), DeadlineExceeded)
+    assert time.monotonic() - start > 0.3  # one after the other, 0.2 seconds each
 
 
 def test_the_deadline_holds_while_it_waits_and_retries(

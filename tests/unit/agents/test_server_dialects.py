@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ import torch
 from docendo.agents import Engine, OpenAIEngine
 from docendo.agents._answers import StopText, completions_of, prompt_logprobs_of, tokens_of
 from docendo.agents._servers import SERVERS, ServerKind, generation_body
-from docendo.errors import AdapterError, CapabilityError, ConfigError
+from docendo.errors import AdapterError, CapabilityError, ConfigError, MissingExtra
 from docendo.hashing import file_sha256
 from docendo.records import Feature, Grammar, Message, Request, SamplingParams, ScoreRequest
 
@@ -388,7 +389,8 @@ def test_role_markers_are_broken_up_if_the_tokenizer_is_known(
     ("options", "seen"),
     [
         ({"server": "ollama"}, "server is 'ollama'; expected one of generic"),
-        ({"features": ["n", "magic"]}, r"features holds \['magic'\]"),
+        ({"features": ["n", "magic"]}, "features holds magic, which cannot be asked of 'generic'"),
+        ({"features": ["regex"]}, "features holds regex, which"),
         ({"retries": -1}, "retries is -1"),
         ({"max_concurrency": 0}, "max_concurrency is 0"),
         ({"timeout": 0}, "timeout is 0"),
@@ -403,3 +405,17 @@ def test_settings_that_cannot_be_used(options: dict[str, Any], seen: str) -> Non
 def test_specs_that_are_none(spec: str) -> None:
     with pytest.raises(ConfigError, match="KIND:ADDRESS#MODEL"):
         OpenAIEngine.from_spec(spec)
+
+
+def test_features_say_what_this_server_offers() -> None:
+    with OpenAIEngine("http://127.0.0.1:1/v1", "m", features=["messages", "score"]) as engine:
+        assert engine.capabilities.features == {"messages", "score"}
+        with pytest.raises(CapabilityError, match="needs n, which the engine 'm' lacks"):
+            engine.generate(Request(prompt="q", sampling=SamplingParams(n=2)))
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    monkeypatch.delitem(sys.modules, "docendo.agents._http", raising=False)
+    with pytest.raises(MissingExtra, match=r"'httpx2' is not installed; .*docendo\[openai\]"):
+        OpenAIEngine("http://127.0.0.1:1/v1", "m")
