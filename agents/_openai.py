@@ -97,7 +97,8 @@ class OpenAIEngine:
             features: What the server offers, where that is not what its kind usually does.
             api_key: Sent as a bearer token. Nothing is read from the environment.
             adapters: Adapters that the server already has: our name to the model name that it serves them
-                under (on SGLang "model:adapter").
+                under (on SGLang "model:adapter"; with `transformers serve` the folder of a whole model that
+                has the adapter merged in).
             tokenizer: The model's Hugging Face tokenizer: for `render`, and for `score` of anything but
                 token ids.
             retries: Further tries after a refused connection, a 429 or a 5xx.
