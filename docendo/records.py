@@ -115,7 +115,8 @@ class Grammar(Record):
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any]) -> Self:
         """JSON text that satisfies a schema."""
-        return cls(kind="json_schema", spec=json.dumps(schema, sort_keys=True))
+        # Not sorted: the order of properties is the order in which they are written.
+        return cls(kind="json_schema", spec=json.dumps(schema))
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
@@ -341,6 +342,7 @@ class Chunk(Record):
         token_ids: The tokens since the last chunk of this sample.
         logprobs: Their log-probabilities.
         finish_reason: Set on the last chunk of a sample.
+        usage: Tokens of the whole request, on its very last chunk; None if the engine does not know them.
     """
 
     text: str
@@ -348,6 +350,7 @@ class Chunk(Record):
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     finish_reason: FinishReason | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
