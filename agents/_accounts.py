@@ -1,13 +1,14 @@
-"""What an engine tells about its finished requests: rows of a ledger, and events for who listens."""
+"""What an engine tells about its requests: rows of a ledger, and events for who listens."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from docendo.agents._ledger import LedgerEntry, ledger_rows
+from docendo.agents._ledger import LedgerEntry, LedgerKey, ledger_rows
 from docendo.records import EngineEvent
 
 _log = logging.getLogger(__name__)
@@ -24,27 +25,27 @@ class Accounts:
         >>> accounts.record(
         ...     EngineEvent(kind="generate", status="finished", origin=origin, model="m", usage=usage)
         ... )
-        >>> accounts.rows()[0]["prompt_tokens"]
+        >>> accounts.rows(model="m")[0]["prompt_tokens"]
         3
     """
 
     def __init__(self) -> None:
         """Starts with an empty ledger and no listener."""
         self._lock = threading.Lock()
-        self._entries: dict[tuple[str, str, str | None], LedgerEntry] = {}
+        self._entries: dict[LedgerKey, LedgerEntry] = defaultdict(LedgerEntry)
         self._listeners: list[Callable[[EngineEvent], None]] = []
 
-    def record(self, event: EngineEvent) -> None:
-        """Adds a request to the ledger if it finished, and calls the listeners in this thread."""
+    def record(self, event: EngineEvent, *, adapter: str | None = None) -> None:
+        """Books a request that was begun, however it ended, and calls the listeners in this thread.
+
+        Args:
+            event: The request.
+            adapter: Digest of its adapter.
+        """
         with self._lock:
-            if event.status == "finished":
-                key = (event.origin.role, event.origin.agent, event.adapter)
-                entry = self._entries.setdefault(key, LedgerEntry())
-                entry.calls += 1
-                entry.prompt_tokens += event.usage.prompt_tokens
-                entry.cached_tokens += event.usage.cached_tokens
-                entry.generated_tokens += event.usage.generated_tokens
-                entry.seconds += event.seconds
+            if event.status == "finished" or event.started < event.ended:
+                key = LedgerKey(event.origin.run, event.origin.role, event.origin.agent, adapter)
+                self._entries[key].add(event.usage, event.seconds, event.flops)
             listeners = tuple(self._listeners)
         for listener in listeners:
             try:
@@ -68,7 +69,7 @@ class Accounts:
 
         return unsubscribe
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The ledger as JSON rows."""
+    def rows(self, *, model: str, names: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """The ledger as JSON rows; `names` gives adapter digests their names."""
         with self._lock:
-            return ledger_rows(self._entries, {})
+            return ledger_rows(self._entries, model=model, names=names)

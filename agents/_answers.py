@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from docendo.errors import CapabilityError, InfrastructureError
@@ -110,14 +110,15 @@ def completions_of(answer: Mapping[str, Any], params: SamplingParams) -> tuple[C
 class StreamedAnswer:
     """Puts the events of a stream together, into chunks at once and into completions at the end."""
 
-    def __init__(self, params: SamplingParams) -> None:
-        """Begins with no event."""
-        self._params = params
+    def __init__(self, params: SamplingParams, put: Callable[[Chunk], None] | None = None) -> None:
+        """Begins with no event; `put` gets the chunks."""
+        self._params, self._put = params, put
         self._samples: dict[int, _Sample] = {}
         self._counts: Mapping[str, Any] = {}
+        self._last: Chunk | None = None
 
-    def feed(self, event: Mapping[str, Any]) -> Iterable[Chunk]:
-        """Takes an event and yields the chunks it completes."""
+    def feed(self, event: Mapping[str, Any]) -> bool:
+        """Takes an event; returns whether it brought something of a sample."""
         if event.get("usage"):
             self._counts = event
         for choice in event.get("choices") or ():
@@ -125,7 +126,16 @@ class StreamedAnswer:
             sample = self._samples.setdefault(index, _Sample(self._params))
             chunk = sample.feed(choice, index)
             if chunk is not None:
-                yield chunk
+                self._pass_on(chunk)
+        return bool(event.get("choices"))
+
+    def _pass_on(self, chunk: Chunk | None) -> None:
+        # The last chunk of all carries the usage, which comes after it: the end of a sample is held back.
+        if self._put and self._last:
+            self._put(self._last)
+        self._last = chunk if chunk and chunk.finish_reason else None
+        if self._put and chunk and not self._last:
+            self._put(chunk)
 
     def end(self) -> tuple[tuple[Completion, ...], Usage]:
         """The samples and the counts, once the stream has ended.
@@ -138,7 +148,11 @@ class StreamedAnswer:
         if not samples or not all(sample.finish for sample in samples):
             raise InfrastructureError("the server ended its stream before the answer was complete")
         completions = checked([sample.completion() for sample in samples], self._params)
-        return completions, usage_of(self._counts, completions)
+        usage = usage_of(self._counts, completions)
+        if self._last:
+            self._last = self._last.replace(usage=usage if self._counts else None)
+        self._pass_on(None)
+        return completions, usage
 
 
 class _Sample:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from docendo.agents._servers import (
     prompt_messages,
     score_body,
 )
+from docendo.agents._streams import astream, stream
 from docendo.agents._templates import _break_markers, completion_ids, plain_text, prompt_ids, render
 from docendo.errors import CapabilityError, ConfigError
 from docendo.hashing import derive_seed, digest
@@ -221,37 +221,15 @@ class OpenAIEngine:
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Generates piece by piece; closing the iterator cancels the request."""
-        chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
-        future = self._submit(self._generation(request, chunks.put))
-        future.add_done_callback(lambda _: chunks.put(None))
-        try:
-            while (chunk := chunks.get()) is not None:
-                yield chunk
-            future.result()
-        finally:
-            future.cancel()
+        return stream(lambda put: self._submit(self._generation(request, put)))
 
-    async def astream(self, request: Request) -> AsyncIterator[Chunk]:
+    def astream(self, request: Request) -> AsyncIterator[Chunk]:
         """Generates piece by piece without blocking the event loop."""
-        loop = asyncio.get_running_loop()
-        chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
-
-        def put(chunk: Chunk | None) -> None:
-            loop.call_soon_threadsafe(chunks.put_nowait, chunk)
-
-        asking = asyncio.ensure_future(self._asubmit(self._generation(request, put)))
-        asking.add_done_callback(lambda _: chunks.put_nowait(None))
-        try:
-            while (chunk := await chunks.get()) is not None:
-                yield chunk
-            await asking
-        finally:
-            if not asking.cancel() and not asking.cancelled():
-                asking.exception()  # looked at, or asyncio complains that nobody did
+        return astream(lambda put: self._submit(self._generation(request, put)))
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The prompt text for chat messages: the model's own with `tokenizer`, else one line a message."""
-        return render(self.tokenizer, messages) if self.tokenizer else plain_text(messages, tools)
+        return render(self.tokenizer, messages, tools) if self.tokenizer else plain_text(messages, tools)
 
     def _generation(self, request: Request, put: Callable[[Chunk], None] | None = None) -> Job[Result]:
         params = request.sampling
@@ -275,13 +253,11 @@ class OpenAIEngine:
         async def work(job: Job[Result]) -> Result:
             prompt: tuple[tuple[int, ...], tuple[float | None, ...]] = ((), ())
             if streamed:
-                parts = StreamedAnswer(params)
+                parts = StreamedAnswer(params, put)
                 async with aclosing(self._client.stream(path, body)) as events:
                     async for event in events:
-                        for chunk in parts.feed(event):
+                        if parts.feed(event):
                             job.first_token = job.first_token or time.perf_counter()
-                            if put:
-                                put(chunk)
                 completions, usage = parts.end()
             else:
                 answer = await self._client.post(path, body)
@@ -422,11 +398,13 @@ class OpenAIEngine:
         yield
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Calls, tokens (as the server counts them) and seconds by role, agent and adapter.
+        """Calls, tokens (as the server counts them) and seconds by run, role, agent and adapter.
 
+        What a request that was broken off has used, a server does not tell: only its seconds are counted.
         Seconds are wall time while requests were at the server, shared equally by those that were there.
         """
-        return self._accounts.rows()
+        names = {sha256: name for name, sha256 in self._served.hashes().items()}
+        return self._accounts.rows(model=self.name, names=names)
 
     def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
         """Calls back, in the engine's thread, after each request that ends; returns what unsubscribes."""
@@ -445,7 +423,7 @@ class OpenAIEngine:
     def _reporter(
         self, request: Request | ScoreRequest, params: SamplingParams
     ) -> Callable[[Job[Any], EventStatus, Any, BaseException | None], None]:
-        accounts, model = self._accounts, self.name
+        accounts, model, adapter = self._accounts, self.name, self._served.find(request.adapter)[1]
 
         def report(job: Job[Any], status: EventStatus, result: Any, error: BaseException | None) -> None:
             ended, now = time.time(), time.perf_counter()
@@ -470,7 +448,8 @@ class OpenAIEngine:
                     ended=ended,
                     seconds=job.seconds(),
                     error=type(error).__name__ if error else "",
-                )
+                ),
+                adapter=adapter,
             )
 
         return report

@@ -191,8 +191,9 @@ class ScriptedEngine:
         yield
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Calls, words and seconds by role, agent and adapter."""
-        return self._accounts.rows()
+        """Calls and words by run, role, agent and adapter."""
+        names = {sha256: name for name, sha256 in self._adapters.items()}
+        return self._accounts.rows(model=self.name, names=names)
 
     def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
         """Calls back after each request that ends; returns what unsubscribes."""
@@ -261,7 +262,8 @@ class ScriptedEngine:
                 first_token=(now := time.time()),
                 ended=now,
                 error=type(error).__name__ if error else "",
-            )
+            ),
+            adapter=self.adapter_hash(request.adapter),
         )
 
 
@@ -273,6 +275,7 @@ def _completion(text: str, params: SamplingParams) -> Completion:
 
 
 def _chunks(result: Result) -> Iterator[Chunk]:
+    final = len(result.completions) - 1
     for index, completion in enumerate(result.completions):
         pieces = re.findall(r"\s*\S+\s*", completion.text) or [completion.text]
         for at, piece in enumerate(pieces):
@@ -284,6 +287,7 @@ def _chunks(result: Result) -> Iterator[Chunk]:
                 token_ids=completion.token_ids[rows],
                 logprobs=completion.logprobs[rows],
                 finish_reason=completion.finish_reason if last else None,
+                usage=result.usage if last and index == final else None,
             )
 
 

@@ -355,6 +355,7 @@ def test_a_stream_is_read_whole(server: FaultServer, make: Callable[..., OpenAIE
     chunks = list(engine.stream(ask(stop=("\n\n",))))
     assert [c.text for c in chunks] == ["a\u2028b \x85", "c", ""]
     assert [c.finish_reason for c in chunks] == [None, None, "stop"]
+    assert [c.usage and c.usage.prompt_tokens for c in chunks] == [None, None, 7]
     assert (seen[0].usage.prompt_tokens, seen[0].usage.generated_tokens) == (7, 4)
     assert seen[0].submitted <= seen[0].started <= seen[0].first_token <= seen[0].ended
     assert server.bodies[0]["stream_options"] == {"include_usage": True}
@@ -432,7 +433,9 @@ def test_a_closed_stream_is_broken_off(server: FaultServer, make: Callable[..., 
     asyncio.run(read_two())
     assert server.gone.wait(5)
     assert [event.status for event in seen] == ["cancelled", "cancelled"]
-    assert engine.ledger() == []
+    (row,) = engine.ledger()
+    assert (row["calls"], row["generated_tokens"]) == (2, 0)  # what they cost, the server did not tell
+    assert row["seconds"] > 0
 
 
 # --- time --------------------------------------------------------------------------------------------
@@ -587,7 +590,8 @@ def test_many_requests_and_cancellations_leave_nothing(
     assert all(f.result().text == "fine" for f in finished)
     assert 0 < len(finished) < 300
     (row,) = engine.ledger()
-    assert (row["calls"], row["prompt_tokens"]) == (len(finished), 3 * len(finished))
+    assert len(finished) <= row["calls"] <= 300  # those that were sent and then cancelled as well
+    assert row["prompt_tokens"] == 3 * len(finished)
     assert len(seen) == 300
     assert engine._dispatcher.room._free == 12  # every place was given back
     assert not engine._dispatcher._queue
