@@ -118,16 +118,18 @@ class StreamedAnswer:
         self._last: Chunk | None = None
 
     def feed(self, event: Mapping[str, Any]) -> bool:
-        """Takes an event; returns whether it brought something of a sample."""
+        """Takes an event; returns whether it brought text or tokens (the first one only names the role)."""
         if event.get("usage"):
             self._counts = event
+        brought = False
         for choice in event.get("choices") or ():
             index = int(choice.get("index") or 0)
             sample = self._samples.setdefault(index, _Sample(self._params))
             chunk = sample.feed(choice, index)
             if chunk is not None:
+                brought = True
                 self._pass_on(chunk)
-        return bool(event.get("choices"))
+        return brought
 
     def _pass_on(self, chunk: Chunk | None) -> None:
         # The last chunk of all carries the usage, which comes after it: the end of a sample is held back.

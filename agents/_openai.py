@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,6 +142,8 @@ class OpenAIEngine:
             self._require({"adapters"}, by="an adapter")
         self._kind = server
         self._timeout = timeout
+        # Fast tokenizers are not safe to use from two threads at once.
+        self._tokenizing = threading.Lock()
         self._accounts = Accounts()
         client = self._client = ServerClient(base_url, api_key=api_key, retries=retries)
         dispatcher = self._dispatcher = Dispatcher(
@@ -229,7 +232,10 @@ class OpenAIEngine:
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The prompt text for chat messages: the model's own with `tokenizer`, else one line a message."""
-        return render(self.tokenizer, messages, tools) if self.tokenizer else plain_text(messages, tools)
+        if not self.tokenizer:
+            return plain_text(messages, tools)
+        with self._tokenizing:
+            return render(self.tokenizer, messages, tools)
 
     def _generation(self, request: Request, put: Callable[[Chunk], None] | None = None) -> Job[Result]:
         params = request.sampling
@@ -318,11 +324,12 @@ class OpenAIEngine:
             raise CapabilityError(
                 "scoring text needs the model's tokenizer", remedy="pass tokenizer=, or token ids"
             )
-        prompt = prompt_ids(self.tokenizer, request.prompt)
-        if isinstance(request.completion, str):
-            completion = completion_ids(self.tokenizer, request.completion, end=False)
-        else:
-            completion = list(request.completion)
+        with self._tokenizing:
+            prompt = prompt_ids(self.tokenizer, request.prompt)
+            if isinstance(request.completion, str):
+                completion = completion_ids(self.tokenizer, request.completion, end=False)
+            else:
+                completion = list(request.completion)
         if not completion:
             raise ConfigError("the completion to score is empty", expected="at least one token")
         return prompt, completion

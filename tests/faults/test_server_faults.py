@@ -361,6 +361,24 @@ def test_a_stream_is_read_whole(server: FaultServer, make: Callable[..., OpenAIE
     assert server.bodies[0]["stream_options"] == {"include_usage": True}
 
 
+def test_the_first_token_is_the_first_that_brings_text(
+    server: FaultServer, make: Callable[..., OpenAIEngine]
+) -> None:
+    def slow(handler: _Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        for value in (delta(role="assistant"), delta("a"), delta(None, "stop")):
+            handler.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+            time.sleep(0.1)
+        handler.close_connection = True
+
+    server.plan = [slow]
+    result = make(server="transformers").generate(ask())  # always streamed there
+    assert server.bodies[0]["stream"] is True
+    assert 0.09 < result.first_token < result.latency - 0.09
+
+
 def test_tool_calls_come_as_text(server: FaultServer, make: Callable[..., OpenAIEngine]) -> None:
     call = {"name": "add", "arguments": '{"a": 1}'}
     whole = answer("Well")
