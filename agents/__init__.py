@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from docendo.agents import _models as models
     from docendo.agents._context import RunContext, Turn
     from docendo.agents._engine import Engine
+    from docendo.agents._open import open_engine
+    from docendo.agents._openai import OpenAIEngine
     from docendo.agents._protocol import EngineProtocol
     from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
     from docendo.agents._scripted import ScriptedEngine
@@ -18,6 +20,7 @@ __all__ = [
     "Engine",
     "EngineProtocol",
     "ModelVerifier",
+    "OpenAIEngine",
     "RunContext",
     "ScriptedEngine",
     "Student",
@@ -27,6 +30,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "models",
+    "open_engine",
     "tiny_model",
 ]
 
@@ -40,8 +44,10 @@ __getattr__, __dir__ = lazy_names(
         ),
         "Engine": "docendo.agents._engine",
         "EngineProtocol": "docendo.agents._protocol",
+        "OpenAIEngine": "docendo.agents._openai",
         "ScriptedEngine": "docendo.agents._scripted",
         "models": "docendo.agents._models:",
+        "open_engine": "docendo.agents._open",
         "tiny_model": "docendo.agents._tiny",
     },
 )
