@@ -192,7 +192,9 @@ def machine(**more: Any) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "commit": _commit(),
-        "openmp": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(("OMP_", "GOMP_"))},
+        "openmp": {
+            name: os.environ[name] for name in sorted(os.environ) if name.startswith(("OMP_", "GOMP_"))
+        },
     }
     for library in LIBRARIES:
         try:
@@ -221,7 +223,9 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
 
 
 def _commit() -> str:

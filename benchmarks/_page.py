@@ -7,11 +7,11 @@ from typing import Any
 
 _HEAD = """# Benchmarks
 
-Made by `make bench` from `benchmarks/results/`; not edited by hand. `make bench BAR=P1` measures one bar anew.
+Made by `make bench` from `benchmarks/results/`, never by hand. `make bench BAR=P1` measures one bar anew.
 
-All figures are ratios. A bar's two sides run in turn in one process, with the same work, precision and threads;
-each pair gives one ratio, and the value is their median. The range is that of the pairs. Absolute times depend on
-the machine and the hour, so the results hold them and this page does not. A missed target is shown as a miss.
+All figures are ratios. The two sides of a bar run in turn in one process, with the same work, precision and
+threads; each pair gives one ratio, the value is their median and the range that of the pairs. Absolute times
+depend on the machine and the hour; they are in the results. A missed target is shown as a miss.
 
 | bar | what is compared | value | range | target | |
 |---|---|---|---|---|---|
@@ -38,7 +38,12 @@ def _figures(part: Mapping[str, Any]) -> tuple[str, str, str, str]:
     if part["value"] is None:
         return "none", "", target, f"**miss**: {part['why']}"
     low, high = min(part["ratios"]), max(part["ratios"])
-    return _number(part["value"]), f"{_number(low)}–{_number(high)}", target, "pass" if part["pass"] else "**miss**"
+    return (
+        _number(part["value"]),
+        f"{_number(low)}–{_number(high)}",
+        target,
+        "pass" if part["pass"] else "**miss**",
+    )
 
 
 def _peers(measured: Mapping[str, Mapping[str, Any]]) -> str:
@@ -50,8 +55,10 @@ def _peers(measured: Mapping[str, Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     return (
-        "\n## Other contenders\n\nThe same work in the same run, fewer repeats, the best of them; in terms of the "
-        "bar's first figure.\n\n| bar | contender | value |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+        "\n## Other contenders\n\nThe same work in the same run, fewer repeats of which the best is shown, "
+        "in terms of the bar's first figure.\n\n| bar | contender | value |\n|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
     )
 
 

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
@@ -99,7 +100,7 @@ class Chats:
     def shared(self, chats: Sequence[Chat]) -> int:
         """Tokens at the beginning that all of them have in common, such as the default system prompt."""
         prompts = [self._ids(chat[0]["content"]) for chat in chats]
-        return len(os.path.commonprefix(prompts))
+        return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
 
 
 def skewed(count: int, *, least: int = 8, median: int = 20, most: int = 128, seed: int = 0) -> list[int]:
@@ -119,9 +120,7 @@ def requests(
 ) -> list[Request]:
     """Greedy requests for exactly the given numbers of tokens."""
     return [
-        Request(
-            prompt=prompt, sampling=SamplingParams(max_tokens=new, ignore_eos=True), adapter=adapter
-        )
+        Request(prompt=prompt, sampling=SamplingParams(max_tokens=new, ignore_eos=True), adapter=adapter)
         for prompt, new, adapter in zip(prompts, news, adapters or [None] * len(news), strict=True)
     ]
 

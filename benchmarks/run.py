@@ -25,9 +25,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import docendo  # noqa: F401  (sets OpenMP's waiting before torch is loaded: for the references as well)
 from _harness import MODEL, Options, machine
 from _page import render
+
+import docendo  # noqa: F401  (sets OpenMP's waiting before torch is loaded: for the references as well)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -68,7 +69,7 @@ def stored() -> dict[str, dict[str, Any]]:
 def titles() -> dict[str, str]:
     """The first line of every bar's docstring, without its name."""
     first = {name: path.read_text(encoding="utf-8").split('"""')[1].strip() for name, path in bars().items()}
-    return {name: text.splitlines()[0].partition(": ")[2].rstrip() for name, text in first.items()}
+    return {name: text.splitlines()[0].partition(": ")[2].rstrip(" .") for name, text in first.items()}
 
 
 def write_page() -> None:
@@ -101,7 +102,9 @@ def run(name: str, *, quick: bool, passed_on: list[str]) -> bool:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bars", nargs="*", metavar="BAR", type=str.upper)
     parser.add_argument("--quick", action="store_true", help="one pair, little work, nothing kept")
     parser.add_argument("--pairs", type=int, help="pairs of measurements (at least 5 for a kept result)")
@@ -117,9 +120,7 @@ def main() -> int:
     if chosen.page:
         write_page()
         return 0
-    options = Options(
-        quick=chosen.quick, pairs=chosen.pairs, peers=not chosen.no_peers, model=chosen.model
-    )
+    options = Options(quick=chosen.quick, pairs=chosen.pairs, peers=not chosen.no_peers, model=chosen.model)
     if chosen.here:
         print(json.dumps(measure(known[chosen.bars[0]], options), ensure_ascii=False))
         return 0

@@ -88,9 +88,7 @@ class Clock(TrainerCallback):
         return tokens / (self.wall[-1] - self.wall[0]), tokens / (self.processor[-1] - self.processor[0])
 
 
-def docendo_trainer(
-    model: Any, examples: list[Encoded], config: TrainConfig, folder: str
-) -> Any:
+def docendo_trainer(model: Any, examples: list[Encoded], config: TrainConfig, folder: str) -> Any:
     """As `docendo.distill.train` makes it."""
     speed_up(model)
     settings = _arguments(config, config.max_steps, folder)

@@ -24,7 +24,9 @@ def measure(options: Options) -> Bar:
     count, most = options.size(64, 6), options.size(128, 12)
     news = skewed(count, median=options.size(20, 9), most=most)
     rng = random.Random(0)
-    lengths = [rng.randint(max(30, chats.least + 1), max(options.size(200, 50), chats.least + 20)) for _ in news]
+    lengths = [
+        rng.randint(max(30, chats.least + 1), max(options.size(200, 50), chats.least + 20)) for _ in news
+    ]
 
     def work(number: int) -> list:
         return chats.make(lengths, seed=number + 1)
@@ -34,8 +36,8 @@ def measure(options: Options) -> Bar:
 
     others, notes = peers(
         {
-            "static batch of 64": lambda: lambda asked, news: static_seconds(
-                reference, tokenizer, asked, news, batch=64
+            "static batch of 64": lambda: (
+                lambda asked, news: static_seconds(reference, tokenizer, asked, news, batch=64)
             ),
             "inspect_ai hf, one limit": lambda: _one_limit(InspectAI(options.model, engine.dtype)),
             "inspect_ai hf": lambda: InspectAI(options.model, engine.dtype),
@@ -43,8 +45,8 @@ def measure(options: Options) -> Bar:
             "continuous batching, tuned": lambda: Continuous(
                 options.model, engine.dtype, tokenizer, tuned=True
             ),
-            "one after another": lambda: lambda asked, news: static_seconds(
-                reference, tokenizer, asked, news, batch=1
+            "one after another": lambda: (
+                lambda asked, news: static_seconds(reference, tokenizer, asked, news, batch=1)
             ),
         },
         wanted=options.peers,
@@ -60,7 +62,9 @@ def measure(options: Options) -> Bar:
     )
     part = Part(name="64 ragged requests", target=2.2, ratios=ratios(costs["reference"], costs["engine"]))
     engine.close()
-    steps = sum(max(news[start : start + 32]) * len(news[start : start + 32]) for start in range(0, count, 32))
+    steps = sum(
+        max(news[start : start + 32]) * len(news[start : start + 32]) for start in range(0, count, 32)
+    )
     return Bar(
         name="P2",
         parts=[part],

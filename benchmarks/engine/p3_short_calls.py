@@ -23,7 +23,9 @@ def measure(options: Options) -> Bar:
             reference, tokenizer, work(number, count), [new] * count, batch=count
         )
 
-    made, notes = peers({"inspect_ai hf": lambda: InspectAI(options.model, engine.dtype)}, wanted=options.peers)
+    made, notes = peers(
+        {"inspect_ai hf": lambda: InspectAI(options.model, engine.dtype)}, wanted=options.peers
+    )
     rare = {
         f"{name}, {count}": lambda number, run=run, count=count: run(work(number, count), [new] * count)
         for name, run in made.items()

@@ -10,7 +10,15 @@ from pathlib import Path
 from _adapters import load_peft, save_adapters
 from _harness import Bar, Options, Part, alternate, ratios, shown
 from _peers import peers
-from _work import engine_seconds, load_engine, load_reference, load_tokenizer, random_ids, requests, static_seconds
+from _work import (
+    engine_seconds,
+    load_engine,
+    load_reference,
+    load_tokenizer,
+    random_ids,
+    requests,
+    static_seconds,
+)
 
 NAMES = ("teacher", "student", "verifier", "tutor")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from _adapters import save_adapters
-from _harness import Bar, Options, Part, alternate, against, ratios, seconds, shown
+from _harness import Bar, Options, Part, against, alternate, ratios, seconds, shown
 from _peers import peers
 from _work import engine_seconds, load_engine, load_reference, load_tokenizer, padded, random_ids, requests
 
@@ -114,13 +114,14 @@ def assistant_header(tokenizer: Any) -> tuple[int, ...]:
     """The tokens that open the assistant's turn in the chat template."""
     chat = [{"role": "user", "content": "x"}]
     with_it, without = (
-        tokenizer.apply_chat_template(chat, add_generation_prompt=on, return_dict=False) for on in (True, False)
+        tokenizer.apply_chat_template(chat, add_generation_prompt=on, return_dict=False)
+        for on in (True, False)
     )
     return tuple(with_it[len(without) :])
 
 
 def _copied_cache(model: Any, tokenizer: Any, prefix: tuple[int, ...]) -> Any:
-    """transformers' way: one stored cache, copied for each batch, its rows repeated; questions padded left."""
+    """One stored cache, copied for each batch and its rows repeated; the questions padded on the left."""
     import torch
     from transformers import DynamicCache
 

@@ -34,6 +34,8 @@ ITEM = Item(public=PublicItem(id="item", question="?"), gold=Gold("yes"))
 
 
 class State(TypedDict, total=False):
+    """An item's id, and what was said about it."""
+
     item: str
     said: Annotated[list[str], operator.add]
 
