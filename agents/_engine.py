@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
-import asyncio
+import importlib.util
+import math
+import secrets
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import torch
 from safetensors import SafetensorError
 
 from docendo.agents import _models as models
+from docendo.agents._flops import FlopsModel
+from docendo.agents._grammar import GrammarCompiler
+from docendo.agents._jobs import Desk, Job
 from docendo.agents._ledger import ledger_rows
-from docendo.agents._loop import DecodeLoop, Job
+from docendo.agents._loop import DecodeLoop
 from docendo.agents._lora import LoadedAdapter, install_router, read_adapter
+from docendo.agents._serving import make_loop
+from docendo.agents._streams import astream, stream
 from docendo.agents._templates import (
     completion_ids,
     end_ids,
     has_chat_template,
     prompt_ids,
     render,
+    takes_tools,
     template_stops,
 )
-from docendo.errors import AdapterError, ConfigError, EngineClosed, ModelNotFound
+from docendo.agents._worker import Worker
+from docendo.errors import AdapterError, CapabilityError, ConfigError, ModelNotFound
 from docendo.hashing import derive_seed
-from docendo.records import Message, Request, Result, ScoreRequest, ScoreResult
+from docendo.records import (
+    Capabilities,
+    Chunk,
+    Determinism,
+    EngineEvent,
+    Feature,
+    GrammarKind,
+    Message,
+    Request,
+    Result,
+    ScoreRequest,
+    ScoreResult,
+)
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+    from docendo.agents._chat_model_engine import ChatModelEngine
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -63,8 +90,10 @@ class Engine:
         model_path: str | Path | None = None,
         fingerprint: str | None = None,
         max_rows: int = 64,
+        max_queue: int = 1024,
         prefix_tokens: int = 16_384,
         cache_bytes: int = 4 << 30,
+        determinism: Determinism = "seeded",
     ) -> None:
         """Wraps a loaded `transformers` causal language model, which the engine then owns.
 
@@ -77,10 +106,32 @@ class Engine:
             fingerprint: Digest of its files; by default one of its configuration.
             max_rows: Most samples decoded at once. Decoding is bound by memory traffic, so a step of 64 rows
                 costs little more than one of 8.
+            max_queue: Most requests that wait for a row. Beyond it `submit` blocks and `agenerate` awaits, so
+                that a fast producer cannot fill the memory.
             prefix_tokens: Tokens of prompt beginnings kept for reuse (23 KB a token for SmolLM2-135M in
                 bfloat16).
             cache_bytes: Memory for keys and values of running rows; requests wait rather than exceed it.
+            determinism: What a seed promises. "seeded": the same random numbers, so the same tokens up to
+                rounding, which depends on what else is in the batch; a request without a seed gets one from
+                its prompt. "invariant": the same bits whatever else runs; each row is computed alone, which
+                costs most of the batch's speed. "none": as "seeded", but a request without a seed gets a fresh
+                one each time.
+
+        Raises:
+            ConfigError: if a limit is not positive or the level of determinism is unknown.
         """
+        for field, value, least in (
+            ("max_rows", max_rows, 1),
+            ("max_queue", max_queue, 1),
+            ("prefix_tokens", prefix_tokens, 0),
+            ("cache_bytes", cache_bytes, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{field} is {value}", expected=f"at least {least}")
+        if determinism not in get_args(Determinism):
+            raise ConfigError(
+                f"determinism is {determinism!r}", expected=f"one of {', '.join(get_args(Determinism))}"
+            )
         self.name = name
         self.model_path = model_path
         self.tokenizer = tokenizer
@@ -95,17 +146,26 @@ class Engine:
         self.max_length = int(getattr(text, "max_position_embeddings", 1 << 20))
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self._stops = template_stops(tokenizer)
-        self._worker = _Worker(
-            DecodeLoop(
+        self._ends = end_ids(tokenizer, model.config, text, model.generation_config)
+        self._grammars = GrammarCompiler(tokenizer, vocabulary=self._vocabulary, ends=self._ends)
+        self._desk = Desk(
+            name=name, fingerprint=self.fingerprint, decode_text=_text_decoder(tokenizer, self._tokenizing)
+        )
+        self._worker = Worker(
+            make_loop(
                 model,
-                ends=end_ids(tokenizer, model.config, text, model.generation_config),
-                decode_text=_text_decoder(tokenizer, self._tokenizing),
-                fingerprint=self.fingerprint,
+                self._desk,
                 max_rows=max_rows,
                 max_length=self.max_length,
                 prefix_tokens=prefix_tokens,
                 cache_bytes=cache_bytes,
-            )
+                invariant=determinism == "invariant",
+                flops=_flops(FlopsModel.from_model(model)),
+            ),
+            max_queue=max_queue,
+        )
+        self.capabilities = Capabilities(
+            features=_features(tokenizer), determinism=determinism, max_length=self.max_length
         )
         self._closer = weakref.finalize(self, self._worker.stop)
 
@@ -161,45 +221,75 @@ class Engine:
             **options,
         )
 
+    @classmethod
+    def from_chat_model(cls, chat_model: BaseChatModel, **options: Any) -> ChatModelEngine:
+        """An engine over any LangChain chat model, so that a hosted model can be the teacher.
+
+        Args:
+            chat_model: Any `BaseChatModel`.
+            **options: Arguments of `ChatModelEngine`.
+
+        Example:
+            >>> from langchain_core.language_models import FakeListChatModel
+            >>> teacher = Engine.from_chat_model(FakeListChatModel(responses=["42"]))
+            >>> teacher.generate(Request(prompt="6 x 7?")).text
+            '42'
+        """
+        from docendo.agents._chat_model_engine import ChatModelEngine
+
+        return ChatModelEngine(chat_model, **options)
+
     # --- requests --------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Future[Result]:
-        """Queues a generation request and returns at once.
+        """Queues a generation request; blocks only while the queue is full.
 
         Cancelling the future frees its rows at the next step. Errors that the request itself causes are
         raised here; those of the model arrive through the future.
 
         Raises:
-            ConfigError: if the prompt is empty, malformed, or too long for the model.
+            ConfigError: if the prompt is empty, malformed, too long for the model, or its grammar wrong.
             AdapterError: if the adapter is not loaded.
+            DeadlineExceeded: if the queue stays full for the request's timeout.
             EngineClosed: if the engine is closed.
         """
+        return self._worker.submit(self._job(request))
+
+    def _job(self, request: Request, listener: Callable[[Chunk], None] | None = None) -> Job:
+        """Checks a request and makes the job of it."""
         adapter = self._adapter(request.adapter)
         params = request.sampling
+        self.capabilities.require(params.needs(), engine=self.name, by="the request")
         with self._tokenizing:
-            prompt = prompt_ids(self.tokenizer, request.prompt)
-        self._check_ids(prompt)
+            prompt = prompt_ids(self.tokenizer, request.prompt, request.tools)
+        self._check_ids([*prompt, *params.stop_token_ids])
         if len(prompt) + params.max_tokens > self.max_length:
             raise ConfigError(
                 f"the prompt has {len(prompt)} tokens and max_tokens is {params.max_tokens}",
                 expected=f"at most {self.max_length} together",
                 remedy="shorten the prompt or lower max_tokens",
             )
-        seed = params.seed if params.seed is not None else derive_seed(prompt, request.adapter)
+        if params.seed is not None:
+            seed = params.seed
+        elif self.capabilities.determinism == "none":
+            seed = secrets.randbits(62)
+        else:
+            seed = derive_seed(prompt, request.adapter)
         is_chat = not isinstance(request.prompt, str) and not isinstance(request.prompt[0], int)
-        future: Future[Result] = Future()
-        job = Job(
+        return Job(
             prompt=prompt,
             adapter=adapter,
             origin=request.origin,
-            future=future,
+            future=Future(),
             params=params,
             seed=seed,
             stops=(*params.stop, *(self._stops if is_chat else ())),
-            pending=params.n,
+            ends=(frozenset() if params.ignore_eos else self._ends) | frozenset(params.stop_token_ids),
+            grammar=self._grammars.compile(params.grammar) if params.grammar else None,
+            listener=listener,
+            priority=request.priority,
+            deadline=_deadline(request.timeout),
         )
-        self._worker.submit(job)
-        return future
 
     def submit_score(self, request: ScoreRequest) -> Future[ScoreResult]:
         """Queues a request for the log-probabilities of a given completion.
@@ -209,6 +299,10 @@ class Engine:
             AdapterError: if the adapter is not loaded.
             EngineClosed: if the engine is closed.
         """
+        return self._worker.submit(self._score_job(request))
+
+    def _score_job(self, request: ScoreRequest) -> Job:
+        """Checks a request and makes the job of it."""
         adapter = self._adapter(request.adapter)
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt)
@@ -224,11 +318,15 @@ class Engine:
                 f"prompt and completion have {len(prompt) + len(completion)} tokens",
                 expected=f"at most {self.max_length}",
             )
-        future: Future[ScoreResult] = Future()
-        self._worker.submit(
-            Job(prompt=prompt, adapter=adapter, origin=request.origin, future=future, completion=completion)
+        return Job(
+            prompt=prompt,
+            adapter=adapter,
+            origin=request.origin,
+            future=Future(),
+            completion=completion,
+            priority=request.priority,
+            deadline=_deadline(request.timeout),
         )
-        return future
 
     def generate(self, request: Request) -> Result:
         """Generates and waits; see `submit`."""
@@ -236,7 +334,20 @@ class Engine:
 
     async def agenerate(self, request: Request) -> Result:
         """Generates without blocking the event loop; cancelling the task cancels the request."""
-        return await asyncio.wrap_future(self.submit(request))
+        return await self._worker.asubmit(self._job(request))
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """Generates piece by piece; closing the iterator cancels the request.
+
+        Example:
+            >>> for chunk in engine.stream(Request(prompt="The sky is")):   # doctest: +SKIP
+            ...     print(chunk.text, end="", flush=True)
+        """
+        return stream(lambda listener: self._worker.submit(self._job(request, listener)))
+
+    def astream(self, request: Request) -> AsyncIterator[Chunk]:
+        """`stream` without blocking the event loop."""
+        return astream(lambda listener: self._worker.submit(self._job(request, listener)))
 
     def score(self, request: ScoreRequest) -> ScoreResult:
         """Scores and waits; see `submit_score`."""
@@ -244,12 +355,12 @@ class Engine:
 
     async def ascore(self, request: ScoreRequest) -> ScoreResult:
         """Scores without blocking the event loop."""
-        return await asyncio.wrap_future(self.submit_score(request))
+        return await self._worker.asubmit(self._score_job(request))
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text that the model sees for chat messages."""
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The prompt text that the model sees for chat messages and tools."""
         with self._tokenizing:
-            return render(self.tokenizer, messages)
+            return render(self.tokenizer, messages, tools)
 
     def _check_ids(self, ids: list[int]) -> None:
         # Inside a batch such an id would fail all of its rows.
@@ -272,6 +383,11 @@ class Engine:
             IntegrityError: if its files do not match its manifest.
         """
         adapter = read_adapter(name, Path(path), self._model, self.fingerprint)
+        if adapter.invocation and not isinstance(self._worker.loop, DecodeLoop):
+            raise CapabilityError(
+                f"adapter {path} is an activated LoRA, which {self.name!r} is not served with",
+                expected="a plain LoRA",
+            )
         with self.paused():
             install_router(self._model, list(adapter.pairs), self._worker.loop.router)
             self._adapters[name] = adapter
@@ -313,13 +429,26 @@ class Engine:
             self._worker.go_on()
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Calls, tokens and compute seconds by role, agent and adapter since the engine was made.
+        """Calls, tokens, compute seconds and estimated FLOPs by run, role, agent and adapter.
 
-        Seconds are the engine's own: each step's wall time is shared equally by its rows, so that the sum is
-        the time the engine was busy.
+        Seconds are the engine's own: each pass's wall time is shared by its tokens, so that the sum is the
+        time the engine was busy.
         """
         names = {adapter.sha256: name for name, adapter in self._adapters.items()}
-        return ledger_rows(dict(self._worker.loop.ledger), names)
+        return ledger_rows(dict(self._desk.ledger), model=self.name, names=names)
+
+    def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
+        """Calls back on the engine's thread after each request that ends; returns what unsubscribes.
+
+        Callbacks should be quick: the engine waits for them.
+        """
+        self._desk.callbacks.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._desk.callbacks:
+                self._desk.callbacks.remove(callback)
+
+        return unsubscribe
 
     def close(self) -> None:
         """Stops the owner thread; what is still queued fails with `EngineClosed`."""
@@ -332,75 +461,32 @@ class Engine:
         self.close()
 
 
-def _text_decoder(tokenizer: Any, lock: threading.Lock) -> Callable[[list[int]], str]:
+def _features(tokenizer: Any) -> frozenset[Feature]:
+    missing: set[Feature] = set()
+    if importlib.util.find_spec("llguidance") is None:
+        missing |= set(get_args(GrammarKind))
+    if not takes_tools(tokenizer):
+        missing.add("tools")
+    return frozenset(get_args(Feature)) - missing
+
+
+def _flops(model: FlopsModel) -> Callable[[int, int, int, LoadedAdapter | None], float]:
+    def flops(new: int, before: int, heads: int, adapter: LoadedAdapter | None) -> float:
+        return model.forward(new, before, heads) + (adapter.flops * new if adapter else 0.0)
+
+    return flops
+
+
+def _deadline(timeout: float | None) -> float:
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
+def _text_decoder(tokenizer: Any, lock: threading.Lock) -> Callable[[Sequence[int]], str]:
     plain = not has_chat_template(tokenizer)
 
-    def decode(ids: list[int]) -> str:
+    def decode(ids: Sequence[int]) -> str:
         with lock:
-            text: str = tokenizer.decode(ids, skip_special_tokens=True)
+            text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.removeprefix(" ") if plain else text
 
     return decode
-
-
-class _Worker:
-    """The owner thread. It holds the loop and not the engine, so that an unused engine can be collected."""
-
-    def __init__(self, loop: DecodeLoop) -> None:
-        self.loop = loop
-        self._condition = threading.Condition()
-        self._incoming: list[Job] = []
-        self._pauses = 0
-        self._stepping = False
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="docendo-engine", daemon=True)
-        self._thread.start()
-
-    def submit(self, job: Job) -> None:
-        with self._condition:
-            if self._closing:
-                raise EngineClosed("the engine is closed; load it again")
-            self._incoming.append(job)
-            self._condition.notify_all()
-
-    def pause(self) -> None:
-        with self._condition:
-            self._pauses += 1
-            if threading.current_thread() is not self._thread:
-                self._condition.wait_for(lambda: not self._stepping)
-
-    def go_on(self) -> None:
-        with self._condition:
-            self._pauses -= 1
-            self._condition.notify_all()
-
-    def stop(self) -> None:
-        with self._condition:
-            self._closing = True
-            self._condition.notify_all()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _run(self) -> None:
-        with torch.inference_mode():
-            while True:
-                with self._condition:
-                    self._condition.wait_for(
-                        lambda: self._closing or (not self._pauses and (self._incoming or self.loop.busy))
-                    )
-                    self.loop.waiting.extend(self._incoming)
-                    self._incoming.clear()
-                    if self._closing:
-                        break
-                    self._stepping = True
-                try:
-                    self.loop.step()
-                except (
-                    Exception
-                ) as error:  # the thread must outlive a failing batch; its callers get the error
-                    self.loop.fail_all(error)
-                finally:
-                    with self._condition:
-                        self._stepping = False
-                        self._condition.notify_all()
-        self.loop.fail_all(EngineClosed("the engine was closed before the request finished"))

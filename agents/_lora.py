@@ -1,8 +1,8 @@
 """Serving many LoRA adapters (arXiv 2106.09685) on one base, in one batch.
 
 The adapters of a batch are stacked: with A = [A1; A2; ...] and B = [B1 | B2 | ...] one product computes
-all of them, and a gate, 1 where a row's adapter owns the rank and 0 elsewhere, keeps every row to its
-own. So a mixed batch costs two small products per layer whatever the number of adapters, in any row
+all of them, and a gate, 1 where a token's adapter owns the rank and 0 elsewhere, keeps every token to its
+own. So a mixed batch costs two small products per layer whatever the number of adapters, in any
 order, where PEFT's mixed batches loop over the adapters.
 """
 
@@ -25,6 +25,8 @@ from docendo.hashing import digest, file_sha256
 from docendo.manifest import read_manifest
 
 WEIGHTS = "adapter_model.safetensors"
+#: Beyond any prompt and completion.
+NEVER = 1 << 62
 _PREFIX = "base_model.model."
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -38,6 +40,8 @@ class LoadedAdapter:
         sha256: Digest of the weights file.
         key: Digest of weights and scaling: what keys and values computed with it depend on.
         rank: Rank of the adapter.
+        invocation: Tokens that activate it (aLoRA, arXiv 2504.12397): it acts from where they last begin in
+            a prompt, and not at all in a prompt without them. Empty for a plain LoRA, which always acts.
         pairs: Per module name: A of shape (rank, in) and B, scaling included, of shape (out, rank).
     """
 
@@ -46,6 +50,22 @@ class LoadedAdapter:
     key: str
     rank: int
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    invocation: tuple[int, ...] = ()
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations per token that it acts on: two for every weight."""
+        return 2.0 * sum(a.numel() + b.numel() for a, b in self.pairs.values())
+
+    def activation(self, prompt: Sequence[int]) -> int:
+        """The first token of `prompt` that it acts on."""
+        if not self.invocation:
+            return 0
+        size = len(self.invocation)
+        for start in range(len(prompt) - size, -1, -1):
+            if tuple(prompt[start : start + size]) == self.invocation:
+                return start
+        return NEVER
 
 
 def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> LoadedAdapter:
@@ -117,7 +137,15 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
     if not pairs:
         raise AdapterError(f"adapter {path} holds no LoRA weights", expected="lora_A and lora_B tensors")
     sha256 = file_sha256(weights_file)
-    return LoadedAdapter(name=name, sha256=sha256, key=digest(sha256, scaling), rank=rank, pairs=pairs)
+    invocation = tuple(int(token) for token in config.get("alora_invocation_tokens") or ())
+    return LoadedAdapter(
+        name=name,
+        sha256=sha256,
+        key=digest(sha256, scaling, list(invocation)) if invocation else digest(sha256, scaling),
+        rank=rank,
+        pairs=pairs,
+        invocation=invocation,
+    )
 
 
 def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
@@ -128,7 +156,6 @@ def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
         "rank_pattern": bool(config.get("rank_pattern")),
         "alpha_pattern": bool(config.get("alpha_pattern")),
         "bias": config.get("bias", "none") != "none",
-        "alora_invocation_tokens": bool(config.get("alora_invocation_tokens")),
         # Others, such as PiSSA, change the base weights as well.
         "init_lora_weights": config.get("init_lora_weights", True) not in _PLAIN_INITS,
     }
@@ -142,7 +169,7 @@ def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
 
 
 class AdapterRouter:
-    """Which adapter each row of the next forward pass uses. Shared by all `RoutedLinear` modules."""
+    """Which adapter acts on each token of the next forward pass. Shared by all `RoutedLinear` modules."""
 
     def __init__(self) -> None:
         """Starts with no adapter."""
@@ -150,19 +177,22 @@ class AdapterRouter:
         self._active: tuple[LoadedAdapter, ...] = ()
         self._stacks: dict[str, tuple[torch.Tensor, torch.Tensor] | None] = {}
 
-    def route(self, rows: Sequence[LoadedAdapter | None], device: torch.device, dtype: torch.dtype) -> None:
-        """Sets the adapter of each row of the next forward passes; None is the base model."""
-        active = tuple(sorted({a for a in rows if a is not None}, key=id))
+    def route(
+        self, runs: Sequence[tuple[LoadedAdapter | None, int]], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Sets the adapters of the next forward pass: which one, None for the base, for how many tokens."""
+        active = tuple(sorted({a for a, _ in runs if a is not None}, key=id))
         if active != self._active:
             self._active, self._stacks = active, {}
-        if not active or (len(active) == 1 and all(rows)):
+        if not active or (len(active) == 1 and all(a is not None for a, _ in runs)):
             self.gate = None
             return
         widths = torch.tensor([a.rank for a in active])
         owner = torch.repeat_interleave(torch.arange(len(active)), widths)
         index = {a: i for i, a in enumerate(active)}
-        mine = torch.tensor([-1 if a is None else index[a] for a in rows])
-        self.gate = (mine[:, None] == owner).to(device, dtype)[:, None]
+        mine = torch.tensor([-1 if a is None else index[a] for a, _ in runs])
+        mine = torch.repeat_interleave(mine, torch.tensor([count for _, count in runs]))
+        self.gate = (mine[:, None] == owner).to(device, dtype)[None]
 
     def stack(self, module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The stacked A and B of the active adapters for one module, or None if none targets it."""

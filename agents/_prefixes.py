@@ -1,76 +1,136 @@
 """Stored key-value prefixes: prompts that start alike are computed once.
 
-A stored sequence serves any prompt that shares its beginning, for any shared length, so the list works
-like a radix tree while it stays a list. Keys depend on the adapter, because LoRA changes them.
+A radix tree per adapter: an edge holds some tokens and their keys and values, and every path from the
+root is a beginning that can be reused. LoRA changes keys and values, so trees of different adapters
+share nothing, except through activated LoRA (aLoRA), whose tokens before the invocation are the base's.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-import torch
+from docendo.agents._slots import Stored
 
-#: Shorter matches cost more to copy than to compute again.
-MIN_PREFIX = 24
+#: Shorter beginnings cost more to store and copy than to compute again.
+MIN_PREFIX = 16
 
 
-_Key: TypeAlias = "tuple[str | None, tuple[int, ...]]"
+class _Node:
+    """An edge of the tree and what follows it."""
+
+    __slots__ = ("children", "parent", "stored", "tokens", "used")
+
+    def __init__(
+        self, tokens: tuple[int, ...], stored: Stored | None, parent: _Node | None, used: int
+    ) -> None:
+        self.tokens, self.stored, self.parent, self.used = tokens, stored, parent, used
+        self.children: dict[int, _Node] = {}
 
 
 class Match(NamedTuple):
-    """How many leading tokens are stored, and their keys and values (`SlotCache.read`)."""
+    """How many leading tokens are stored, and their keys and values, piece by piece."""
 
     length: int
-    stored: list[torch.Tensor] | None
+    pieces: tuple[Stored, ...] = ()
 
 
-class PrefixStore:
-    """The most recently used prefixes, up to a number of tokens."""
+class PrefixTree:
+    """The most recently used beginnings, up to a number of tokens."""
 
     def __init__(self, capacity: int) -> None:
-        """`capacity` is the number of tokens kept over all prefixes; 0 keeps none."""
+        """`capacity` is the number of tokens kept over all adapters; 0 keeps none."""
         self.capacity = capacity
         self.tokens = 0
         #: Counts changes, so that a match can be remembered until it may be outdated.
         self.version = 0
-        self._entries: OrderedDict[_Key, list[torch.Tensor]] = OrderedDict()
-        # Prefixes that can match at all start with the same MIN_PREFIX tokens.
-        self._families: dict[_Key, list[_Key]] = {}
+        self._roots: dict[str | None, _Node] = {}
+        self._clock = itertools.count(1)
 
-    def match(self, adapter: str | None, tokens: Sequence[int]) -> Match:
-        """Finds the longest stored beginning of `tokens`."""
-        best, best_key = 0, None
-        for key in self._families.get((adapter, tuple(tokens[:MIN_PREFIX])), ()):
-            length = shared_length(key[1], tokens)
-            if length > best:
-                best, best_key = length, key
-        if best_key is None:
-            return Match(0, None)
-        self._entries.move_to_end(best_key)
-        return Match(best, self._entries[best_key])
+    def match(self, adapter: str | None, tokens: Sequence[int], limit: int) -> Match:
+        """Finds the longest stored beginning of `tokens` of at most `limit` tokens."""
+        node, length, pieces = self._roots.get(adapter), 0, []
+        now = next(self._clock)
+        while node is not None and length < limit:
+            child = node.children.get(tokens[length])
+            if child is None or child.stored is None:
+                break
+            shared = shared_length(child.tokens, tokens[length:limit])
+            child.used = now
+            pieces.append(child.stored if shared == len(child.tokens) else child.stored.part(0, shared))
+            length += shared
+            if shared < len(child.tokens):
+                break
+            node = child
+        return Match(length, tuple(pieces)) if length >= MIN_PREFIX else Match(0)
 
-    def worth_storing(self, matched: int, length: int) -> bool:
-        """Whether a prompt of `length` tokens, of which `matched` are stored, adds enough to be kept."""
-        return MIN_PREFIX <= length <= self.capacity and length >= 2 * matched
+    def put(self, adapter: str | None, tokens: Sequence[int], read: Callable[[int, int], Stored]) -> None:
+        """Keeps the keys and values of a beginning, dropping the least recently used ones for it.
 
-    def put(self, adapter: str | None, tokens: Sequence[int], stored: list[torch.Tensor]) -> None:
-        """Keeps the keys and values of a prompt, dropping the least recently used ones for it."""
-        key = (adapter, tuple(tokens))
-        if key in self._entries or not MIN_PREFIX <= len(tokens) <= self.capacity:
+        Args:
+            adapter: What the keys and values depend on besides the tokens.
+            tokens: The tokens, from the first.
+            read: Gives a copy of the keys and values from one token to another; called for new ones only.
+        """
+        if not MIN_PREFIX <= len(tokens) <= self.capacity:
             return
-        self.version += 1
-        self._entries[key] = stored
-        self._families.setdefault((adapter, key[1][:MIN_PREFIX]), []).append(key)
-        self.tokens += len(tokens)
-        while self.tokens > self.capacity:
-            old, _ = self._entries.popitem(last=False)
-            self.tokens -= len(old[1])
-            family = (old[0], old[1][:MIN_PREFIX])
-            self._families[family].remove(old)
-            if not self._families[family]:
-                del self._families[family]
+        now = next(self._clock)
+        node = self._roots.setdefault(adapter, _Node((), None, None, now))
+        length = 0
+        while length < len(tokens):
+            child = node.children.get(tokens[length])
+            if child is None:
+                added = tuple(tokens[length:])
+                node.children[added[0]] = _Node(added, read(length, len(tokens)), node, now)
+                self.tokens += len(added)
+                self.version += 1
+                break
+            shared = shared_length(child.tokens, tokens[length:])
+            length += shared
+            if shared < len(child.tokens) and length < len(tokens):
+                child = self._split(child, shared)
+            child.used = now
+            node = child
+        self._evict()
+
+    def _split(self, node: _Node, at: int) -> _Node:
+        """Cuts an edge in two; both halves are copies, so that dropping one frees its memory."""
+        if node.stored is None or node.parent is None:
+            raise RuntimeError("a root has no edge to split")
+        upper = _Node(node.tokens[:at], node.stored.part(0, at).clone(), node.parent, node.used)
+        node.parent.children[upper.tokens[0]] = upper
+        upper.children[node.tokens[at]] = node
+        node.stored = node.stored.part(at, len(node.tokens)).clone()
+        node.tokens, node.parent = node.tokens[at:], upper
+        return upper
+
+    def _evict(self) -> None:
+        if self.tokens <= self.capacity:
+            return
+        leaves = sorted(self._leaves(), key=lambda leaf: leaf.used)
+        while self.tokens > self.capacity and leaves:
+            leaf = leaves.pop(0)
+            parent = leaf.parent
+            if parent is None:
+                continue
+            del parent.children[leaf.tokens[0]]
+            self.tokens -= len(leaf.tokens)
+            self.version += 1
+            if not parent.children and parent.parent is not None:
+                # It was used at least as recently as the leaf; its place is found again.
+                leaves.append(parent)
+                leaves.sort(key=lambda leaf: leaf.used)
+        self._roots = {key: root for key, root in self._roots.items() if root.children}
+
+    def _leaves(self) -> Iterator[_Node]:
+        stack = list(self._roots.values())
+        while stack:
+            node = stack.pop()
+            if node.children:
+                stack.extend(node.children.values())
+            elif node.parent is not None:
+                yield node
 
 
 def shared_length(left: Sequence[int], right: Sequence[int]) -> int:

@@ -7,11 +7,14 @@ samples does not depend on its batch mates or on the order of steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from docendo.records import SamplingParams
+
+if TYPE_CHECKING:
+    from docendo.agents._jobs import Matcher
 
 _MASK = (1 << 64) - 1
 
@@ -38,10 +41,14 @@ def sample_seed(seed: int, index: int) -> int:
 
 
 class Draw(NamedTuple):
-    """One sampling step: token ids and log-probabilities, both of length `rows`."""
+    """One sampling step: token ids and log-probabilities, both of length `rows`.
+
+    `top` holds the likeliest tokens and their log-probabilities of the rows that asked for them.
+    """
 
     tokens: list[int]
     logprobs: list[float]
+    top: dict[int, tuple[tuple[int, float], ...]]
 
 
 def draw(
@@ -50,6 +57,7 @@ def draw(
     seeds: Sequence[int],
     positions: Sequence[int],
     histories: Sequence[Sequence[int]],
+    matchers: Sequence[Matcher | None] = (),
 ) -> Draw:
     """Samples one token per row.
 
@@ -59,10 +67,11 @@ def draw(
         seeds: Seed per row.
         positions: How many tokens the row has generated so far.
         histories: Prompt and generated tokens per row, read only where a repetition penalty is set.
+        matchers: What the grammar of each row allows next; None, or no entry, allows all.
 
     Returns:
         Tokens, and their log-probabilities under the model's own distribution (before penalty,
-        temperature and filters). A log-probability is not finite where the logits were not.
+        temperature, filters and grammar). A log-probability is not finite where the logits were not.
     """
     logits = logits.float()
     norm = torch.logsumexp(logits, dim=-1)
@@ -75,6 +84,11 @@ def draw(
             values = steered[row, seen]
             penalty = params[row].repetition_penalty
             steered[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
+
+    constrained = [row for row, matcher in enumerate(matchers) if matcher is not None]
+    if constrained:
+        steered = logits.clone() if steered is logits else steered
+        _constrain(steered, constrained, matchers)
 
     tokens = torch.empty(len(params), dtype=torch.long, device=logits.device)
     groups: dict[str, list[int]] = {"greedy": [], "plain": [], "filtered": []}
@@ -90,7 +104,33 @@ def draw(
     if rows := groups["filtered"]:
         tokens[rows] = _filtered(steered, rows, params, _uniforms(rows, seeds, positions, logits.device))
     chosen = logits.gather(1, tokens[:, None])[:, 0] - norm
-    return Draw(tokens.tolist(), chosen.tolist())
+    return Draw(tokens.tolist(), chosen.tolist(), _top(logits, norm, params))
+
+
+def _constrain(logits: torch.Tensor, rows: list[int], matchers: Sequence[Matcher | None]) -> None:
+    from docendo.agents._grammar import apply, empty_masks
+
+    masks = empty_masks(len(rows), logits.shape[-1])
+    for index, row in enumerate(rows):
+        matcher = matchers[row]
+        if matcher is not None:
+            matcher.fill(masks, index)
+    apply(logits, masks, rows)
+
+
+def _top(
+    logits: torch.Tensor, norm: torch.Tensor, params: Sequence[SamplingParams]
+) -> dict[int, tuple[tuple[int, float], ...]]:
+    rows = [row for row, p in enumerate(params) if p.top_logprobs]
+    if not rows:
+        return {}
+    most = min(max(params[row].top_logprobs for row in rows), logits.shape[-1])
+    values, tokens = torch.topk(logits[rows], most, dim=-1)
+    table = (values - norm[rows][:, None]).tolist()
+    return {
+        row: tuple(zip(ids, logprobs, strict=True))[: params[row].top_logprobs]
+        for row, ids, logprobs in zip(rows, tokens.tolist(), table, strict=True)
+    }
 
 
 def _take(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:

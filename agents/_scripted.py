@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from docendo.agents._ledger import LedgerEntry, ledger_rows
+from docendo.agents._ledger import LedgerEntry, LedgerKey, ledger_rows
 from docendo.errors import AdapterError, ConfigError
 from docendo.hashing import digest, file_sha256
 from docendo.records import Completion, Message, Request, Result, ScoreRequest, ScoreResult, Usage
@@ -45,7 +45,7 @@ class ScriptedEngine:
         self._scores = scores
         self._lock = threading.Lock()
         self._adapters: dict[str, str] = {}
-        self._ledger: dict[tuple[str, str, str | None], LedgerEntry] = {}
+        self._ledger: dict[LedgerKey, LedgerEntry] = {}
 
     def submit(self, request: Request) -> Future[Result]:
         """Plays the next answer; see `Engine.submit`."""
@@ -129,7 +129,7 @@ class ScriptedEngine:
 
     def ledger(self) -> list[dict[str, Any]]:
         """Calls and words by role, agent and adapter."""
-        return ledger_rows(self._ledger, {})
+        return ledger_rows(self._ledger, model=self.name)
 
     def close(self) -> None:
         """Does nothing."""
@@ -164,7 +164,7 @@ class ScriptedEngine:
         )
 
     def _count(self, request: Request, result: Result) -> None:
-        key = (request.origin.role, request.origin.agent, request.adapter)
+        key = LedgerKey(request.origin.run, request.origin.role, request.origin.agent, request.adapter)
         entry = self._ledger.setdefault(key, LedgerEntry())
         entry.calls += 1
         entry.prompt_tokens += result.usage.prompt_tokens

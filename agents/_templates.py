@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from jinja2 import TemplateError
 
-from docendo.errors import ConfigError
+from docendo.errors import CapabilityError, ConfigError
 from docendo.records import Message
 
 Prompt: TypeAlias = "str | Sequence[Message] | Sequence[int]"
@@ -34,19 +34,32 @@ def has_chat_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def render(tokenizer: Any, messages: Sequence[Message]) -> str:
+def takes_tools(tokenizer: Any) -> bool:
+    """Whether the tokenizer's chat template shows tools to the model."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    return "tools" in (template if isinstance(template, str) else str(template))
+
+
+def render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
     """Renders chat messages, up to where the assistant starts to write.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         messages: At least one message with the keys "role" and "content".
+        tools: JSON schemas of tools, for templates that show them.
 
     Raises:
         ConfigError: if there is no message, one is malformed, or the model's template refuses them.
+        CapabilityError: if there are tools and the template does not show them.
     """
+    if tools and not takes_tools(tokenizer):
+        raise CapabilityError(
+            "the model's chat template does not show tools",
+            remedy="describe them in a system message (ChatDocendo does), or use a model trained with tools",
+        )
     if not messages:
         raise ConfigError("the prompt has no messages", expected="at least one")
-    safe: list[dict[str, str]] = []
+    safe: list[dict[str, Any]] = []
     for message in messages:
         if not isinstance(message, Mapping) or not all(
             isinstance(message.get(key), str) for key in ("role", "content")
@@ -54,10 +67,14 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
             raise ConfigError(
                 f"the message {message!r} is malformed", expected='"role" and "content", both texts'
             )
-        safe.append({"role": message["role"], "content": _break_markers(tokenizer, message["content"])})
+        safe.append({**message, "content": _break_markers(tokenizer, message["content"])})
     if has_chat_template(tokenizer):
         try:
-            return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True))
+            return str(
+                tokenizer.apply_chat_template(
+                    safe, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+                )
+            )
         except TemplateError as error:
             raise ConfigError(f"the model's chat template refuses the messages: {error}") from error
     blocks = []
@@ -70,7 +87,7 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     return "".join(blocks) + "Assistant:"
 
 
-def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
     """Token ids of a prompt: text, chat messages, or ids (returned as they are).
 
     Raises:
@@ -83,7 +100,7 @@ def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     else:
         # The chat template writes its own begin-of-sequence token.
         special = not has_chat_template(tokenizer)
-        ids = list(tokenizer(render(tokenizer, prompt), add_special_tokens=special).input_ids)  # type: ignore[arg-type]
+        ids = list(tokenizer(render(tokenizer, prompt, tools), add_special_tokens=special).input_ids)  # type: ignore[arg-type]
     if not ids:
         raise ConfigError("the prompt is empty", expected="at least one token")
     return ids

@@ -45,13 +45,15 @@ def reference(tiny_model_dir: Path) -> Any:
 
 @pytest.fixture
 def watch() -> Callable[[Engine], list[tuple[int, int]]]:
-    """Records (rows, width) of every forward pass of an engine from now on."""
+    """Records (rows, tokens of prompts) of every forward pass of an engine from now on."""
 
     def start(engine: Engine) -> list[tuple[int, int]]:
         passes: list[tuple[int, int]] = []
 
         def note(module: Any, args: Any, kwargs: Any) -> None:
-            passes.append(tuple(kwargs["input_ids"].shape))
+            layout = kwargs["past_key_values"].layout
+            rows = len(layout.starts) + len(layout.stretches)
+            passes.append((rows, sum(stretch.width for stretch in layout.stretches)))
 
         engine._model.base_model.register_forward_pre_hook(note, with_kwargs=True)
         return passes

@@ -1,98 +1,242 @@
-"""The two stores of keys and values, by themselves."""
+"""The stores of keys and values, and attention over them, by themselves."""
 
 from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 
-from docendo.agents._prefixes import MIN_PREFIX, PrefixStore, shared_length
-from docendo.agents._slots import SlotCache
+from docendo.agents._prefixes import MIN_PREFIX, PrefixTree, shared_length
+from docendo.agents._slots import KVShape, Layout, SlotCache, Stored, Stretch, attending, slot_attention
+
+SHAPE = KVShape(layers=1, heads=1, key_size=1, value_size=1)
 
 
-def filled(rows: int = 3, length: int = 5, **options: int) -> SlotCache:
-    cache = SlotCache(**options)  # type: ignore[arg-type]
-    cache.reserve(rows, length)
-    states = torch.arange(rows * length, dtype=torch.float32).reshape(rows, 1, length, 1)
-    cache.aim(0, [0] * rows, length)
+def write(cache: SlotCache, layout: Layout, values: list[float]) -> None:
+    """One pass whose keys are `values` and whose values are their opposites."""
+    cache.aim(layout)
+    states = torch.tensor(values).reshape(1, 1, -1, 1)
     cache.update(states, -states, 0)
+
+
+def filled(slots: int = 3, length: int = 5, limit_bytes: int = 1 << 62) -> SlotCache:
+    cache = SlotCache(SHAPE, limit_bytes=limit_bytes)
+    cache.reserve(slots, length)
+    stretches = [Stretch(slot, 0, slot * length, length) for slot in range(slots)]
+    write(cache, Layout(starts=[], stretches=stretches), [float(n) for n in range(slots * length)])
     return cache
 
 
-def test_ragged_writes_land_behind_each_row() -> None:
+def keys(cache: SlotCache, slot: int, length: int = 5) -> list[float]:
+    found = cache.read(slot, 0, length)
+    assert torch.equal(found.keys[0, 0, 0], -found.values[0, 0, :, 0])
+    return found.keys.flatten().tolist()
+
+
+def test_steps_and_stretches_land_in_their_slots() -> None:
     cache = filled()
     cache.reserve(3, 7)
-    span = cache.aim(0, [5, 2, 0], 1)
-    keys, values = cache.update(torch.full((3, 1, 1, 1), 99.0), torch.full((3, 1, 1, 1), -99.0), 0)
-    assert span == keys.shape[2] == 6
-    assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 99]
-    assert keys[1, 0, :3, 0].tolist() == [5, 6, 99]
-    assert keys[2, 0, :2, 0].tolist() == [99, 11]
-    assert torch.equal(values, -keys)
+    write(cache, Layout(starts=[5, 2], stretches=[Stretch(2, 4, 2, 3)]), [90.0, 91.0, 92.0, 93.0, 94.0])
+    assert keys(cache, 0, 6) == [0, 1, 2, 3, 4, 90]
+    assert keys(cache, 1) == [5, 6, 91, 8, 9]
+    assert keys(cache, 2, 7) == [10, 11, 12, 13, 92, 93, 94]
+    write(cache, Layout(starts=[0], stretches=[], first=1), [77.0])
+    assert keys(cache, 1) == [77, 6, 91, 8, 9]
 
 
 def test_growing_keeps_contents_and_moving_copies() -> None:
     cache = filled()
-    before = [cache.read(row, 5) for row in range(3)]
     cache.reserve(40, 500)
-    assert cache.rows >= 40
+    assert cache.slots >= 40
     assert cache.length >= 500
-    for row in range(3):
-        assert all(torch.equal(a, b) for a, b in zip(cache.read(row, 5), before[row], strict=True))
-    cache.move([2, 0], [0, 2], 5)  # at once, as a swap
-    assert torch.equal(cache.read(0, 5)[0], before[2][0])
-    assert torch.equal(cache.read(2, 5)[0], before[0][0])
+    assert [keys(cache, slot) for slot in range(3)] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+        [10, 11, 12, 13, 14],
+    ]
+    cache.swap(0, 2, 5)
+    assert (keys(cache, 0)[0], keys(cache, 2)[0]) == (10, 0)
+    cache.copy(1, [0, 30], 3)
+    assert keys(cache, 0) == [5, 6, 7, 13, 14]
+    assert keys(cache, 30) == [5, 6, 7, 0, 0]
+    stored = cache.read(2, 1, 4)
     cache.clear(1)
-    assert not cache.read(1, 5)[0].any()
-    cache.write(1, before[1], 3)
-    assert cache.read(1, 5)[0].flatten().tolist() == [5, 6, 7, 0, 0]
+    assert keys(cache, 1) == [0] * 5
+    cache.write(1, 2, stored.part(1, 3))
+    assert keys(cache, 1) == [0, 0, 2, 3, 0]
+    cache.free()
+    assert cache.nbytes == 0
 
 
 def test_spare_room_stays_within_the_limit() -> None:
     limit = 20 * 100 * 8
     cache = filled(limit_bytes=limit)
     assert cache.bytes_per_token == 8
-    for rows, length in ((3, 6), (16, 60), (17, 61), (20, 90), (20, 100)):
-        cache.reserve(rows, length)
-        assert cache.rows >= rows
+    for slots, length in ((3, 6), (16, 60), (17, 61), (20, 90), (20, 100)):
+        cache.reserve(slots, length)
+        assert cache.slots >= slots
         assert cache.length >= length
-        assert cache.rows * cache.length * 8 <= limit
+        assert cache.nbytes <= limit
     cache.reserve(20, 120)  # asked for more than the limit: exactly that, and no more
-    assert (cache.rows, cache.length) == (20, 120)
+    assert (cache.slots, cache.length) == (20, 120)
 
 
-def stored(tokens: tuple[int, ...]) -> list[torch.Tensor]:
-    return [torch.tensor(tokens)]
+# --- attention ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+def expected(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None, cap: float
+) -> torch.Tensor:
+    """Plain causal attention of one whole row, (heads, tokens, size), in float64."""
+    groups = query.shape[0] // key.shape[0]
+    query, key, value = query.double(), key.double().repeat_interleave(groups, 0), value.double()
+    scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5
+    if cap:
+        scores = torch.tanh(scores / cap) * cap
+    here = torch.arange(query.shape[1])
+    seen = here[None] <= here[:, None]
+    if window:
+        seen &= here[None] > here[:, None] - window
+    return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value.repeat_interleave(groups, 0)
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 300])
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize(("heads", "kv"), [(4, 2), (3, 3), (6, 1)])
+def test_packed_attention_is_that_of_each_row_alone(
+    window: int | None, cap: float, heads: int, kv: int
+) -> None:
+    """Rows cut into stretches and steps at random, interleaved in packed passes."""
+    rng, generator = random.Random(heads), torch.Generator().manual_seed(1)
+    rows = [
+        [torch.randn(n, length, 8, generator=generator) for n in (heads, kv, kv)]
+        for length in (1, 9, 40, 600, 23)
+    ]
+    cache = SlotCache(KVShape(1, kv, 8, 8))
+    done, outputs = [0] * len(rows), [[] for _ in rows]  # type: ignore[var-annotated]
+    order = list(range(len(rows)))
+    while order:
+        # Some neighbouring rows that have begun take one step each; others bring more, or nothing.
+        low = rng.randrange(len(rows))
+        high = low + rng.randrange(3)
+        steps = [slot for slot in order if low <= slot < high]
+        if steps != list(range(low, high)) or not all(done[slot] for slot in steps):
+            steps = []
+        layout = Layout(starts=[done[slot] for slot in steps], stretches=[], first=steps[0] if steps else 0)
+        pieces = [(slot, done[slot], 1) for slot in steps]
+        offset = len(steps)
+        for slot in order:
+            if slot not in steps and rng.random() < 0.7:
+                width = min(rng.choice([1, 5, 300]), rows[slot][0].shape[1] - done[slot])
+                layout.stretches.append(Stretch(slot, done[slot], offset, width))
+                pieces.append((slot, done[slot], width))
+                offset += width
+        if not pieces:
+            continue
+        cache.reserve(len(rows), max(start + width for _, start, width in pieces))
+        cache.aim(layout)
+        query, key, value = (
+            torch.cat([rows[slot][part][:, start : start + width] for slot, start, width in pieces], 1)[None]
+            for part in range(3)
+        )
+        cache.update(key, value, 0)
+        attending(cache)
+        found, _ = slot_attention(
+            torch.nn.Module(), query, key, value, None, sliding_window=window, softcap=cap
+        )
+        attending(None)
+        for (slot, _, width), output in zip(pieces, found[0].split([w for *_, w in pieces]), strict=True):
+            outputs[slot].append(output)
+            done[slot] += width
+        order = [slot for slot in order if done[slot] < rows[slot][0].shape[1]]
+    for (query, key, value), output in zip(rows, outputs, strict=True):
+        wanted = expected(query, key, value, window, cap).transpose(0, 1).float()
+        torch.testing.assert_close(torch.cat(output), wanted, atol=2e-5, rtol=2e-5)
+
+
+def test_attention_outside_an_engine_or_with_sinks_is_refused() -> None:
+    states = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(RuntimeError, match="inside an engine"):
+        slot_attention(torch.nn.Module(), states, states, states, None)
+    cache = filled()
+    attending(cache)
+    with pytest.raises(NotImplementedError, match="s_aux"):
+        slot_attention(torch.nn.Module(), states, states, states, None, s_aux=torch.zeros(1))
+    attending(None)
+    assert scaled_dot_product_attention is not slot_attention
+
+
+# --- prefixes -------------------------------------------------------------------------------------
+
+
+def stored(tokens: tuple[int, ...]) -> Stored:
+    values = torch.tensor(tokens, dtype=torch.float32)
+    return Stored(values.reshape(1, 1, 1, -1), values.reshape(1, 1, -1, 1))
+
+
+def put(tree: PrefixTree, adapter: str | None, tokens: tuple[int, ...]) -> None:
+    tree.put(adapter, tokens, lambda start, stop: stored(tokens[start:stop]))
+
+
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 400))
 def test_matches_are_the_longest_stored_beginning(seed: int, capacity: int) -> None:
-    """Against a plain search, with prompts that share beginnings, two adapters and evictions."""
-    draw, store = random.Random(seed), PrefixStore(capacity)
+    """With prompts that share beginnings, two adapters and evictions."""
+    draw, tree = random.Random(seed), PrefixTree(capacity)
     stem = tuple(draw.randrange(3) for _ in range(80))
+    put_so_far: list[tuple[str | None, tuple[int, ...]]] = []
+    evicted = False
     for _ in range(30):
         adapter = draw.choice([None, "a"])
         tokens = stem[: draw.randint(0, 80)] + tuple(draw.randrange(3) for _ in range(draw.randint(1, 9)))
-        best = max(
-            (shared_length(key, tokens) for (owner, key) in store._entries if owner == adapter), default=0
-        )
-        match = store.match(adapter, tokens)
-        assert match.length == (best if best >= MIN_PREFIX else 0)
-        if match.stored is not None:
-            assert tuple(match.stored[0][: match.length].tolist()) == tokens[: match.length]
-        store.put(adapter, tokens, stored(tokens))
-        assert store.tokens == sum(len(key) for _, key in store._entries) <= capacity
-        assert sum(map(len, store._families.values())) == len(store._entries)
+        best = max((shared_length(old, tokens) for owner, old in put_so_far if owner == adapter), default=0)
+        limit = draw.choice([len(tokens), len(tokens) - 1])
+        match = tree.match(adapter, tokens, limit)
+        if not evicted:
+            assert match.length == (min(best, limit) if min(best, limit) >= MIN_PREFIX else 0)
+        assert match.length <= min(best, limit)
+        pieces = [int(token) for piece in match.pieces for token in piece.keys.flatten()]
+        assert tuple(pieces) == tokens[: match.length]
+        assert [int(t) for piece in match.pieces for t in piece.values.flatten()] == pieces
+        before = tree.tokens
+        put(tree, adapter, tokens)
+        if MIN_PREFIX <= len(tokens) <= capacity:
+            put_so_far.append((adapter, tokens))
+            evicted |= before + len(tokens) > capacity
+            assert tree.match(adapter, tokens, len(tokens)).length == len(tokens)
+        assert tree.tokens == sum(len(node.tokens) for node in nodes(tree)) <= capacity
+
+
+def nodes(tree: PrefixTree) -> list[object]:
+    found, stack = [], list(tree._roots.values())
+    while stack:
+        node = stack.pop()
+        found.append(node)
+        stack.extend(node.children.values())
+    return found  # type: ignore[return-value]
 
 
 def test_the_least_recently_used_prefix_goes_first() -> None:
-    store = PrefixStore(100)
+    tree = PrefixTree(100)
     a, b, c = ((n,) * 40 for n in (1, 2, 3))
-    store.put(None, a, stored(a))
-    store.put(None, b, stored(b))
-    assert store.match(None, a).length == 40
-    store.put(None, c, stored(c))
-    assert (store.match(None, a).length, store.match(None, b).length) == (40, 0)
+    put(tree, None, a)
+    put(tree, None, b)
+    assert tree.match(None, a, 40).length == 40
+    put(tree, None, c)
+    assert (tree.match(None, a, 40).length, tree.match(None, b, 40).length) == (40, 0)
+
+
+def test_shared_beginnings_are_kept_once_and_outlive_their_ends() -> None:
+    tree = PrefixTree(150)
+    stem = (1,) * 100
+    put(tree, None, (*stem, *(2,) * 20))
+    put(tree, None, (*stem, *(3,) * 20))
+    assert tree.tokens == 140
+    put(tree, None, (*stem, *(4,) * 20))
+    assert tree.tokens == 140
+    assert tree.match(None, (*stem, 2, 2), 102).length == 100
+    assert tree.match(None, (*stem, 4, 4), 102).length == 102

@@ -1,0 +1,315 @@
+"""Requests inside an engine: how they wait, what they have cost, and how they end.
+
+An engine's loop decides what is computed; the `Desk` holds what every kind of loop does alike.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from docendo.agents._ledger import LedgerEntry, LedgerKey
+from docendo.agents._lora import LoadedAdapter
+from docendo.errors import DeadlineExceeded, DocendoError, InfrastructureError, ModelFailure
+from docendo.records import (
+    Chunk,
+    Completion,
+    EngineEvent,
+    EventStatus,
+    FinishReason,
+    Origin,
+    Result,
+    SamplingParams,
+    ScoreResult,
+    Usage,
+)
+
+_log = logging.getLogger(__name__)
+_DEFAULTS = SamplingParams()
+NOT_FINITE = "the model gave logits that are not finite"
+
+
+class Matcher(Protocol):
+    """Follows one constrained sample token by token."""
+
+    finished: bool
+
+    def fill(self, masks: Any, index: int) -> None:
+        """Writes which tokens may come next into row `index` of `masks`."""
+
+    def accept(self, token: int) -> bool:
+        """Takes the next token."""
+
+
+class CompiledGrammar(Protocol):
+    """A grammar made ready for one vocabulary."""
+
+    def matcher(self) -> Matcher:
+        """A follower for a new sample."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """One request inside an engine. `completion` is set for scoring, `params` for generation."""
+
+    prompt: list[int]
+    adapter: LoadedAdapter | None
+    origin: Origin
+    future: Future[Any]
+    params: SamplingParams = _DEFAULTS
+    seed: int = 0
+    completion: list[int] | None = None
+    stops: tuple[str, ...] = ()
+    ends: frozenset[int] = frozenset()
+    grammar: CompiledGrammar | None = None
+    listener: Callable[[Chunk], None] | None = None
+    priority: int = 0
+    deadline: float = math.inf
+    #: The adapter acts from this token on: 0, or where an activated LoRA is invoked.
+    activation: int = field(init=False)
+    stop_window: int = field(init=False)
+    #: Samples that have no row yet.
+    pending: int = field(init=False)
+    cached: int = 0
+    samples: dict[int, Completion] = field(default_factory=dict)
+    prompt_logprobs: list[float] = field(default_factory=list)
+    submitted: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    first_token: float | None = None
+    seconds: float = 0.0
+    flops: float = 0.0
+    order: int = 0
+
+    def __post_init__(self) -> None:
+        # A token is at least one byte of text; the margin is for tokens that decode to nothing.
+        self.stop_window = max((len(stop.encode(errors="replace")) for stop in self.stops), default=0) + 8
+        self.pending = self.params.n
+        self.activation = self.adapter.activation(self.prompt) if self.adapter else 0
+
+    @property
+    def context(self) -> list[int]:
+        """The tokens that have to be in the cache before anything can be read off."""
+        return self.prompt if self.completion is None else self.prompt + self.completion[:-1]
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a row of the job can come to hold."""
+        return len(self.prompt) + (
+            self.params.max_tokens if self.completion is None else len(self.completion)
+        )
+
+    @property
+    def adapter_hash(self) -> str | None:
+        """SHA-256 of the adapter, or None for the base model."""
+        return self.adapter.sha256 if self.adapter else None
+
+    def prefix(self, length: int) -> tuple[str | None, int]:
+        """Which stored beginnings serve this job, and for how many of its first `length` tokens.
+
+        Keys and values before an activated LoRA's invocation are the base model's.
+        """
+        if self.adapter is None:
+            return None, length
+        if self.activation:
+            return None, min(length, self.activation)
+        return self.adapter.key, length
+
+
+class Desk:
+    """Waiting jobs in order, and the ends of all jobs: results, ledger, events."""
+
+    def __init__(self, *, name: str, fingerprint: str, decode_text: Callable[[Sequence[int]], str]) -> None:
+        """`name` and `fingerprint` are the model's; `decode_text` turns token ids into text."""
+        self.name, self.fingerprint, self.decode_text = name, fingerprint, decode_text
+        self.waiting: list[Job] = []
+        self.ledger: dict[LedgerKey, LedgerEntry] = defaultdict(LedgerEntry)
+        self.callbacks: list[Callable[[EngineEvent], None]] = []
+        #: Called when a job leaves the queue, so that another can be let in.
+        self.on_left: Callable[[Job], None] = lambda job: None
+        self._count = 0
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    def enqueue(self, jobs: Iterable[Job]) -> None:
+        """Puts jobs in line: by priority, then in order of arrival."""
+        for job in jobs:
+            self._count += 1
+            job.order = self._count
+            bisect.insort(self.waiting, job, key=lambda other: (other.priority, other.order))
+
+    def requeue(self, job: Job) -> None:
+        """Puts a job that has begun back in line, where it was."""
+        bisect.insort(self.waiting, job, key=lambda other: (other.priority, other.order))
+
+    def take(self, jobs: Sequence[Job]) -> None:
+        """Takes jobs out of the line."""
+        taken = {id(job) for job in jobs}
+        self.waiting = [job for job in self.waiting if id(job) not in taken]
+        now = time.monotonic()
+        for job in jobs:
+            if job.started is None:
+                job.started = now
+                self.on_left(job)
+
+    def expire(
+        self, running: Iterable[Job] = (), generated: Callable[[Job], int] = lambda job: 0
+    ) -> list[Job]:
+        """Ends jobs whose deadline has passed; returns all jobs that are over, cancelled ones included.
+
+        Args:
+            running: Jobs that no longer wait.
+            generated: How many tokens a job has generated, for the ledger.
+        """
+        now = time.monotonic()
+        over = []
+        for job in {id(job): job for job in (*self.waiting, *running)}.values():
+            if now >= job.deadline and not job.future.done():
+                waited = now - job.submitted
+                error = DeadlineExceeded(f"the request was not finished after {waited:.1f} seconds")
+                self.fail(job, error, generated=generated(job))
+            if job.future.done():
+                over.append(job)
+        if over:
+            gone = {id(job) for job in over}
+            for job in over:
+                if job.future.cancelled():
+                    self._close(job, "cancelled", "", self._usage(job, generated(job)))
+                if job.started is None:
+                    self.on_left(job)
+            self.waiting = [job for job in self.waiting if id(job) not in gone]
+        return over
+
+    @property
+    def next_deadline(self) -> float:
+        """The first moment at which a waiting job is late, as `time.monotonic` counts."""
+        return min((job.deadline for job in self.waiting), default=math.inf)
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        job: Job,
+        index: int,
+        text: str,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        reason: FinishReason | None = None,
+    ) -> None:
+        """Gives a piece of a sample to whoever listens."""
+        if job.listener is not None:
+            job.listener(
+                Chunk(
+                    text=text,
+                    index=index,
+                    token_ids=tuple(tokens),
+                    logprobs=tuple(logprobs),
+                    finish_reason=reason,
+                )
+            )
+
+    def finish(self, job: Job) -> None:
+        """Ends a generation of which all samples are there."""
+        generated = sum(len(sample.token_ids) for sample in job.samples.values())
+        now = time.monotonic()
+        usage = self._usage(job, generated)
+        asked = job.params.prompt_logprobs
+        result = Result(
+            completions=tuple(job.samples[i] for i in range(job.params.n)),
+            usage=usage,
+            model=self.fingerprint,
+            adapter=job.adapter_hash,
+            seed=job.seed,
+            seconds=job.seconds,
+            latency=now - job.submitted,
+            queued=(job.started or now) - job.submitted,
+            first_token=(job.first_token or now) - job.submitted,
+            prompt_token_ids=tuple(job.prompt) if asked else (),
+            prompt_logprobs=(None, *job.prompt_logprobs) if asked else (),
+        )
+        self._close(job, "finished", "", usage)
+        _resolve(job.future, result)
+
+    def finish_score(self, job: Job, logprobs: Sequence[float]) -> None:
+        """Ends a scoring request."""
+        if not all(map(math.isfinite, logprobs)):
+            self.fail(job, ModelFailure(NOT_FINITE))
+            return
+        usage = self._usage(job, 0)
+        result = ScoreResult(
+            token_ids=tuple(job.completion or ()),
+            logprobs=tuple(logprobs),
+            usage=usage,
+            model=self.fingerprint,
+            adapter=job.adapter_hash,
+        )
+        self._close(job, "finished", "", usage)
+        _resolve(job.future, result)
+
+    def fail(self, job: Job, error: BaseException, *, generated: int = 0) -> None:
+        """Ends a job with an error."""
+        if not job.future.done():
+            self._close(job, "failed", type(error).__name__, self._usage(job, generated))
+            _resolve(job.future, error=error)
+
+    def _usage(self, job: Job, generated: int) -> Usage:
+        return Usage(
+            prompt_tokens=len(job.prompt) + len(job.completion or ()),
+            cached_tokens=job.cached,
+            generated_tokens=generated,
+        )
+
+    def _close(self, job: Job, status: EventStatus, error: str, usage: Usage) -> None:
+        """Books a job once, before its result is given out."""
+        key = LedgerKey(job.origin.run, job.origin.role, job.origin.agent, job.adapter_hash)
+        if job.started is not None:
+            self.ledger[key].add(usage, job.seconds, job.flops)
+        if not self.callbacks:
+            return
+        now, wall = time.monotonic(), time.time()
+        started = now if job.started is None else job.started
+        event = EngineEvent(
+            kind="generate" if job.completion is None else "score",
+            status=status,
+            origin=job.origin,
+            model=self.name,
+            adapter=job.adapter.name if job.adapter else None,
+            sampling=job.params,
+            usage=usage,
+            finish_reasons=tuple(sample.finish_reason for _, sample in sorted(job.samples.items())),
+            submitted=wall - (now - job.submitted),
+            started=wall - (now - started),
+            first_token=wall - (now - (now if job.first_token is None else job.first_token)),
+            ended=wall,
+            seconds=job.seconds,
+            flops=job.flops,
+            error=error,
+        )
+        for callback in tuple(self.callbacks):
+            try:
+                callback(event)
+            except Exception:  # an observer's fault must not end the requests of others
+                _log.exception("a callback of the engine's events failed")
+
+
+def _resolve(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    """Sets a future's outcome unless its caller has cancelled it meanwhile."""
+    try:
+        if error is not None:
+            future.set_exception(error if isinstance(error, DocendoError) else _as_failure(error))
+        else:
+            future.set_result(result)
+    except InvalidStateError:
+        pass
+
+
+def _as_failure(error: BaseException) -> InfrastructureError:
+    failure = InfrastructureError(f"the model could not be run: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,117 @@
+"""Choosing how a model is run: by the packed decode loop where that gives the model's own logits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from docendo.agents._generate import GenerateLoop
+from docendo.agents._jobs import Desk
+from docendo.agents._loop import DecodeLoop
+from docendo.agents._slots import ATTENTION, KVShape, Layout, Stretch, attending
+
+_log = logging.getLogger("docendo.engine")
+_LAYERS = frozenset({"full_attention", "sliding_attention"})
+#: Tokens of the check: enough for a beginning, a later piece and a step.
+_CHECK = 12
+
+
+def make_loop(model: Any, desk: Desk, **options: Any) -> DecodeLoop | GenerateLoop:
+    """The loop for a model: the packed one if its logits agree with the model's own, else `generate`.
+
+    Args:
+        model: A causal language model in eval mode.
+        desk: Where jobs wait and end.
+        **options: Arguments of `DecodeLoop` beyond the shape of keys and values.
+    """
+    own = model.config._attn_implementation
+    with torch.inference_mode():
+        found = _packed(model, desk, options)
+    if isinstance(found, DecodeLoop):
+        return found
+    model.set_attn_implementation(own)
+    _log.warning(
+        "%s is run with `generate`, one request at a time, without prefix reuse: %s", desk.name, found
+    )
+    return GenerateLoop(model, desk, invariant=options.get("invariant", False), flops=options["flops"])
+
+
+def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str:
+    """A packed loop, or why there is none."""
+    text = model.config.get_text_config()
+    strange = set(getattr(text, "layer_types", None) or ()) - _LAYERS
+    if strange:
+        return f"it has layers of the kind {', '.join(sorted(strange))}"
+    if getattr(text, "attention_chunk_size", None):
+        return "its attention is chunked"
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = [(7 + 5 * number) % vocabulary for number in range(_CHECK)]
+    try:
+        reference = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
+        kv = _kv_shape(reference.past_key_values)
+        if kv is None:
+            return "its layers keep keys and values of different shapes, or none"
+        model.set_attn_implementation(ATTENTION)
+        loop = DecodeLoop(model, desk, kv=kv, **options)
+        served = _served(loop, ids)
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        return f"a packed pass fails ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+    expected = reference.logits[0, [7, _CHECK - 1, _CHECK - 1]].float()
+    off = (served.float() - expected).abs().max() / expected.std().clamp(min=1e-6)
+    # Rounding stays far below; another mask, position or factor is of the order of 1.
+    if not off < (0.02 if model.dtype == torch.float32 else 0.3):
+        return f"packed logits differ from its own by {float(off):.2g} standard deviations"
+    loop.cache.free()
+    return loop
+
+
+def _kv_shape(cache: Any) -> KVShape | None:
+    """The one shape of all layers' keys and values."""
+    layers = getattr(cache, "layers", None) or []
+    shapes = set()
+    for layer in layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.dim() != 4:
+            return None
+        shapes.add((keys.shape[1], keys.shape[3], values.shape[3]))
+    if len(shapes) != 1:
+        return None
+    return KVShape(len(layers), *shapes.pop())
+
+
+def _served(loop: DecodeLoop, ids: Sequence[int]) -> torch.Tensor:
+    """Logits of packed passes: after one step, after a later piece, and after a whole beginning."""
+    size = len(ids)
+    first = Layout(starts=[], stretches=[Stretch(0, 0, 0, 7), Stretch(1, 0, 7, 5)])
+    second = Layout(starts=[7], stretches=[Stretch(1, 5, 1, size - 5), Stretch(2, 0, size - 4, size)])
+    _run(loop, first, [*ids[:7], *ids[:5]], [*range(7), *range(5)])
+    hidden = _run(loop, second, [ids[7], *ids[5:], *ids], [7, *range(5, size), *range(size)])
+    return loop._logits(hidden[[0, size - 5, 2 * size - 5]])
+
+
+def _run(loop: DecodeLoop, layout: Layout, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+    loop.cache.reserve(3, _CHECK)
+    loop.cache.aim(layout)
+    attending(loop.cache)
+    try:
+        output = loop.body(
+            input_ids=torch.tensor([ids], device=loop.device),
+            position_ids=torch.tensor([positions], device=loop.device),
+            past_key_values=loop.cache,
+            use_cache=True,
+        )
+    finally:
+        attending(None)
+    hidden: torch.Tensor = output.last_hidden_state[0]
+    return hidden
