@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from docendo.agents._protocol import EngineProtocol
     from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
     from docendo.agents._scripted import ScriptedEngine
+    from docendo.agents._telemetry import instrument
     from docendo.agents._tiny import tiny_model
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Tutor",
     "Verdict",
     "Verifier",
+    "instrument",
     "models",
     "tiny_model",
 ]
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazy_names(
         "Engine": "docendo.agents._engine",
         "EngineProtocol": "docendo.agents._protocol",
         "ScriptedEngine": "docendo.agents._scripted",
+        "instrument": "docendo.agents._telemetry",
         "models": "docendo.agents._models:",
         "tiny_model": "docendo.agents._tiny",
     },
