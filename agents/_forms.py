@@ -64,10 +64,11 @@ def response_schema(form: Any) -> dict[str, Any] | None:
     )
 
 
-def describe_schema(schema: Mapping[str, Any]) -> str:
-    """What a system message says about the form of the answer."""
+def describe_schema(schema: Mapping[str, Any], *, otherwise: bool = False) -> str:
+    """What a system message says about the form of the answer; `otherwise` if it may also be a call."""
     text = json.dumps(schema, ensure_ascii=False)
-    return f"Answer with one JSON object that fits this schema, and nothing else:\n{text}"
+    begin = "Otherwise answer" if otherwise else "Answer"
+    return f"{begin} with one JSON object that fits this schema, and nothing else:\n{text}"
 
 
 def forced_tools(tools: Sequence[Tool], choice: Any) -> list[Tool]:

@@ -264,7 +264,7 @@ class ChatDocendo(BaseChatModel):
         """Token ids of a text, from the engine's own tokenizer."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        if not hasattr(self.engine, "tokenizer"):
+        if getattr(self.engine, "tokenizer", None) is None:
             raise CapabilityError(
                 f"the engine {self.engine.name!r} has no tokenizer at hand",
                 remedy="pass custom_get_token_ids to ChatDocendo",
@@ -272,17 +272,17 @@ class ChatDocendo(BaseChatModel):
         with self._tokenizing:
             if self._tokenizer is None:
                 # A copy: a fast tokenizer must not be used by two threads, and the engine uses its own.
-                self._tokenizer = copy.deepcopy(self.engine.tokenizer)
+                self._tokenizer = copy.deepcopy(self.engine.tokenizer)  # type: ignore[attr-defined]
             return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
         """Tokens of the rendered prompt, tools included."""
-        shown = [convert_to_openai_tool(tool) for tool in tools or ()]
+        given = [convert_to_openai_tool(tool) for tool in tools or ()]
         native = "tools" in self._capabilities.features
-        prompt = prompt_with(to_messages(messages), shown, native=native)
-        return len(self.get_token_ids(self.engine.render(prompt, shown if native else ())))
+        prompt, shown = prompt_with(to_messages(messages), given, native=native)
+        return len(self.get_token_ids(self.engine.render(prompt, shown)))
 
     # --- tools and structured output --------------------------------------------------------------
 
@@ -402,25 +402,30 @@ class ChatDocendo(BaseChatModel):
         tools = [] if choice == "none" else list(given.get("tools") or ())
         forced = forced_tools(tools, choice)
         schema = response_schema(given.get("response_format"))
-        native = "tools" in self._capabilities.features
-        forced_names = [tool_name(tool) for tool in forced]
-        prompt = prompt_with(to_messages(messages), tools, native=native, forced=forced_names)
-        if schema is not None and schema != ANY_OBJECT and not forced:
-            prompt = with_system(prompt, describe_schema(schema))
         forms = [call_schema(tool) for tool in forced]
         if schema is not None and not forced:  # then the model may call a tool instead
             forms = [schema, *(call_schema(tool) for tool in tools)]
-        if forms and self._constrains(given.get("strict")):
+        constrained = bool(forms) and self._constrains(given.get("strict"))
+        if constrained:
             if sampling.grammar is not None:
                 raise ConfigError("a grammar is set as well as a form of the answer", expected="one of them")
             sampling = sampling.replace(grammar=Grammar.json_schema(closed(any_of(forms))))
+        prompt, shown = prompt_with(
+            to_messages(messages),
+            tools,
+            native="tools" in self._capabilities.features,
+            forced=[tool_name(tool) for tool in forced],
+            bare=constrained,
+        )
+        if schema is not None and schema != ANY_OBJECT and not forced:
+            prompt = with_system(prompt, describe_schema(schema, otherwise=bool(tools)))
         return Ask(
             request=Request(
                 prompt=prompt,
                 sampling=sampling,
                 adapter=adapter,
                 origin=Origin(run=self.run, role=self.role, agent=self.agent, node=_node()),
-                tools=tuple(tools) if native else (),
+                tools=shown,
                 priority=given.get("priority", self.priority),
                 timeout=given.get("timeout", self.timeout),
             ),

@@ -112,20 +112,28 @@ def without_tools(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def prompt_with(
-    messages: Sequence[Message], tools: Sequence[Tool], *, native: bool, forced: Collection[str] = ()
-) -> tuple[Message, ...]:
-    """The prompt of a model that may call tools.
+    messages: Sequence[Message],
+    tools: Sequence[Tool],
+    *,
+    native: bool,
+    forced: Collection[str] = (),
+    bare: bool = False,
+) -> tuple[tuple[Message, ...], tuple[Tool, ...]]:
+    """A chat with tools: what the messages say of them, and the tools that the chat template is to show.
 
     Args:
         messages: The chat.
         tools: The tools, in OpenAI's shape.
-        native: Whether the chat template shows tools, calls and answers; else all are written as text.
+        native: Whether the chat template shows tools, calls and answers.
         forced: Names of the tools of which one must be called, or none.
+        bare: Whether a grammar holds calls to bare JSON. Then the tools are described even where the
+            template could show them: it asks for calls in its own form, and servers refuse tools beside a
+            grammar.
     """
-    if native:
-        return tuple(messages)
-    plain = without_tools(messages)
-    return with_system(plain, describe_tools(tools, forced=forced)) if tools else plain
+    prompt = tuple(messages) if native else without_tools(messages)
+    if native and not bare:
+        return prompt, tuple(tools)
+    return (with_system(prompt, describe_tools(tools, forced=forced, bare=bare)) if tools else prompt), ()
 
 
 def with_system(messages: Sequence[Message], text: str) -> tuple[Message, ...]:

@@ -66,12 +66,13 @@ def tool_name(tool: Tool) -> str:
         ) from None
 
 
-def describe_tools(tools: Sequence[Tool], *, forced: Collection[str] = ()) -> str:
+def describe_tools(tools: Sequence[Tool], *, forced: Collection[str] = (), bare: bool = False) -> str:
     """What a system message says about tools to a model whose chat template does not show them.
 
     Args:
         tools: Tools in OpenAI's shape.
         forced: Names of which one must be called, or none.
+        bare: Whether a call is to be JSON and nothing else, because a grammar allows no more.
 
     Example:
         >>> tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
@@ -88,15 +89,17 @@ def describe_tools(tools: Sequence[Tool], *, forced: Collection[str] = ()) -> st
     """
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     shape = '{"name": <function name>, "arguments": <JSON object>}'
-    head = f"# Tools\n\nYou may call functions. Their signatures, one JSON object a line:\n<tools>\n{lines}\n"
     if forced:
         how = f"Call {' or '.join(forced)}. Answer with one JSON object and nothing else:\n{shape}"
+    elif bare:
+        how = f"To call one, answer with one JSON object and nothing else:\n{shape}"
     else:
         how = (
             "For each call, write a JSON object with name and arguments between tags:\n"
             f"{OPEN}\n{shape}\n{CLOSE}\nIf no function helps, answer without a call."
         )
-    return f"{head}</tools>\n\n{how}"
+    head = "# Tools\n\nYou may call functions. Their signatures, one JSON object a line:"
+    return f"{head}\n<tools>\n{lines}\n</tools>\n\n{how}"
 
 
 def format_call(name: str, arguments: Mapping[str, Any]) -> str:
