@@ -114,8 +114,7 @@ class Grammar(Record):
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any]) -> Self:
-        """JSON text that satisfies a schema."""
-        # Not sorted: the order of properties is the order in which they are written.
+        """JSON text that satisfies a schema. Properties are written in the schema's order."""
         return cls(kind="json_schema", spec=json.dumps(schema))
 
     @classmethod
