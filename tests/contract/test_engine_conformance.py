@@ -90,10 +90,16 @@ def subject(
     if request.param == "scripted":
         made = Subject(ScriptedEngine(play), "a", tiny_adapter_dir, is_model=False)
     elif request.param == "chat model":
-        with Engine.load(tiny_model_dir, dtype="float32", device="cpu") as inner:
-            with ChatModelEngine(ChatDocendo(engine=inner)) as engine:
-                yield Subject(engine, shares_prompt=False)
-            return
+        inner = Engine.load(tiny_model_dir, dtype="float32", device="cpu")
+        engine = ChatModelEngine(ChatDocendo(engine=inner))
+        close = engine.close
+
+        def close_both() -> None:
+            close()
+            inner.close()  # which is not the chat model engine's to close
+
+        engine.close = close_both  # type: ignore[method-assign]
+        made = Subject(engine, shares_prompt=False)
     elif request.param == "local":
         made = Subject(
             Engine.load(tiny_model_dir, dtype="float32", device="cpu"),  # type: ignore[arg-type]

@@ -208,8 +208,15 @@ def test_logprobs_come_when_they_are_asked_for() -> None:
 
 
 def test_a_stream_ends_with_usage_and_reason_and_says_the_same() -> None:
-    said = "one two three four"
-    model = ChatDocendo(engine=ScriptedEngine([said] * 2), max_tokens=3)
+    cut = Result(
+        completions=(
+            Completion(
+                text="one two three", token_ids=(1, 2, 3), logprobs=(-1, -1, -1), finish_reason="length"
+            ),
+        ),
+        usage=Usage(prompt_tokens=10, cached_tokens=4, generated_tokens=3),
+    )
+    model = ChatDocendo(engine=ScriptedEngine([cut] * 2))
     message, chunks = model.invoke("x"), list(model.stream("x"))
     assert [chunk.content for chunk in chunks] == ["one ", "two ", "three", ""]
     streamed = whole(iter(chunks))
