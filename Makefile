@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.docendo-stamp
+BENCH_STAMP := $(VENV)/.docendo-bench-stamp
 MODEL := smollm2-135m-instruct
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 BAR ?=
 bar := $(shell echo '$(BAR)' | tr '[:upper:]' '[:lower:]')
 
@@ -19,7 +21,7 @@ help:
 	@echo 'make lint              ruff, mypy --strict, import-linter'
 	@echo 'make format            let ruff rewrite what it can'
 	@echo 'make wheel             build the wheel into dist/'
-	@echo 'make bench BAR=P1      measured comparisons under benchmarks/'
+	@echo 'make bench BAR=P1      measured comparisons; writes docs/benchmarks.md'
 	@echo 'make faults BAR=R1     long fault runs under tests/faults/'
 
 setup: $(STAMP)
@@ -65,11 +67,15 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 	@rm -rf build
 
-# A bar is one script, benchmarks/<room>/<bar>_<what>.py, which prints one line of JSON.
-bench: setup models
-	@found=; for script in $$(find benchmarks -name '$(if $(bar),$(bar)_,p[0-9]*_)*.py' | sort -V); do \
-	  found=1; echo "== $$script" >&2; $(BIN)/python "$$script" || exit 1; \
-	done; test -n "$$found" || { echo 'bench: no script for BAR=$(BAR) under benchmarks/' >&2; exit 2; }
+# Measured comparisons: keeps what has finished in benchmarks/results and renews docs/benchmarks.md.
+# BENCH_ARGS=--quick only tries whether a bar runs.
+bench: $(BENCH_STAMP) models
+	$(BIN)/python benchmarks/run.py $(BAR) $(BENCH_ARGS)
+
+$(BENCH_STAMP): $(STAMP)
+	@echo 'installing the contenders into $(VENV)'
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
 
 # A bar is one file, tests/faults/test_<bar>_<what>.py; DOCENDO_FAULTS=full asks for its long form.
 faults: setup models

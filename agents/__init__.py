@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from docendo.agents._protocol import EngineProtocol
     from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
     from docendo.agents._scripted import ScriptedEngine
+    from docendo.agents._telemetry import instrument
     from docendo.agents._tiny import tiny_model
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Tutor",
     "Verdict",
     "Verifier",
+    "instrument",
     "models",
     "open_engine",
     "tiny_model",
@@ -52,6 +54,7 @@ __getattr__, __dir__ = lazy_names(
         "EngineProtocol": "docendo.agents._protocol",
         "OpenAIEngine": "docendo.agents._openai",
         "ScriptedEngine": "docendo.agents._scripted",
+        "instrument": "docendo.agents._telemetry",
         "models": "docendo.agents._models:",
         "open_engine": "docendo.agents._open",
         "tiny_model": "docendo.agents._tiny",

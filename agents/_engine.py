@@ -466,7 +466,8 @@ def _features(tokenizer: Any) -> frozenset[Feature]:
 
 def _flops(model: FlopsModel) -> Callable[[int, int, int, LoadedAdapter | None], float]:
     def flops(new: int, before: int, heads: int, adapter: LoadedAdapter | None) -> float:
-        return model.forward(new, before, heads) + (adapter.flops * new if adapter else 0.0)
+        weights = adapter.weights if adapter else 0
+        return model.forward(new, before, head_positions=heads, adapter_weights=weights)
 
     return flops
 

@@ -59,9 +59,9 @@ class LoadedAdapter:
     invocation: tuple[int, ...] = ()
 
     @property
-    def flops(self) -> float:
-        """Floating-point operations per token that it acts on: two for every weight."""
-        return 2.0 * sum(a.numel() + b.numel() for a, b in self.pairs.values())
+    def weights(self) -> int:
+        """How many weights it has."""
+        return sum(a.numel() + b.numel() for a, b in self.pairs.values())
 
     def activation(self, prompt: Sequence[int]) -> int:
         """The first token of `prompt` that it acts on."""

@@ -128,8 +128,7 @@ class RowLoop:
         for number, (row, token, logprob) in enumerate(zip(rows, drawn.tokens, drawn.logprobs, strict=True)):
             job = row.job
             if job.future.done():
-                done.add(row)
-                continue
+                continue  # `expire` books it and takes it out before the next pass
             if not math.isfinite(logprob):
                 done.add(row)
                 self._poisoned(row)

@@ -494,6 +494,8 @@ class EngineEvent(Record):
         seconds: Compute seconds, as in `Result`.
         flops: Estimated floating-point operations.
         error: Class name of the error, or empty.
+        prompt: What was asked, if the engine keeps it for its subscribers.
+        texts: The texts of the samples, likewise.
     """
 
     kind: EventKind
@@ -511,6 +513,8 @@ class EngineEvent(Record):
     seconds: float = 0.0
     flops: float = 0.0
     error: str = ""
+    prompt: str | tuple[Message, ...] | tuple[int, ...] = ""
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, Protocol, TypeVar
 
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
@@ -42,24 +42,47 @@ class Grader(Protocol):
         """The verifier as JSON."""
 
 
+class _Node(Runnable[Any, dict[str, Any]]):
+    """A node for `invoke` and `ainvoke`.
+
+    LangGraph takes a function of either kind, not of both. A `RunnableLambda` of both would add a traced run
+    of its own inside the node's, which takes as long as the rest of the step.
+    """
+
+    def __init__(self, function: Callable[[Any, RunContext], Awaitable[dict[str, Any]]], name: str) -> None:
+        self.function = function
+        self.name = name
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Runs the function to its end."""
+        return blocking(self._run(input))
+
+    async def ainvoke(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Runs the function."""
+        return await self._run(input)
+
+    async def _run(self, state: Any) -> dict[str, Any]:
+        return await self.function(state, _context())
+
+
+def _context() -> RunContext:
+    """The run context that the graph was invoked with."""
+    context = get_runtime(RunContext).context
+    if not isinstance(context, RunContext):
+        raise ConfigError(
+            "the graph was invoked without a run context",
+            remedy="use docendo.run(graph, items), or pass context=RunContext.in_memory(items)",
+        )
+    return context
+
+
 def node(
     function: Callable[[State, RunContext], Awaitable[dict[str, Any]]], name: str
-) -> RunnableLambda[Any, Any]:
+) -> Runnable[Any, dict[str, Any]]:
     """Makes a node, for `invoke` and `ainvoke`, of an async function of state and run context."""
-
-    async def run(state: State) -> dict[str, Any]:
-        context = get_runtime(RunContext).context
-        if not isinstance(context, RunContext):
-            raise ConfigError(
-                "the graph was invoked without a run context",
-                remedy="use docendo.run(graph, items), or pass context=RunContext.in_memory(items)",
-            )
-        return await function(state, context)
-
-    def run_blocking(state: State) -> dict[str, Any]:
-        return blocking(run(state))
-
-    return RunnableLambda(run_blocking, afunc=run, name=name)
+    return _Node(function, name)
 
 
 def blocking(work: Coroutine[Any, Any, T]) -> T:

@@ -1,14 +1,11 @@
-"""P8: LoRA training on chat completions, against TRL's `SFTTrainer` with its default batching.
+"""P8: LoRA training on chat completions; reference: TRL's `SFTTrainer` with its default batching.
 
-Prints one JSON line. Both train the same 512 examples with the same LoRA settings, precision of the base,
+Both train the same 512 examples with the same LoRA settings, precision of the base,
 attention kernel, optimiser and batch size; the rates count tokens of the examples, never padding.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
 import statistics
 import tempfile
@@ -16,21 +13,17 @@ import time
 import warnings
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-warnings.simplefilter("ignore")
+import torch
+from _harness import Arm, Bar, Options, Part, against, alternate, ratios
+from datasets import Dataset, disable_progress_bars
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers.utils import logging
+from trl import SFTConfig, SFTTrainer
 
-import torch  # noqa: E402
-from datasets import Dataset, disable_progress_bars  # noqa: E402
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback  # noqa: E402
-from transformers.utils import logging  # noqa: E402
-from trl import SFTConfig, SFTTrainer  # noqa: E402
-
-from docendo.agents import models  # noqa: E402
-from docendo.distill import Encoded, ObjectiveTrainer, TrainConfig, encode  # noqa: E402
-from docendo.distill._kernels import speed_up  # noqa: E402
-from docendo.distill._train import _arguments, _load  # noqa: E402
+from docendo.agents import models
+from docendo.distill import Encoded, ObjectiveTrainer, TrainConfig, encode
+from docendo.distill._kernels import speed_up
+from docendo.distill._train import _arguments, _load
 
 WORDS = (
     "the",
@@ -95,15 +88,11 @@ class Clock(TrainerCallback):
         return tokens / (self.wall[-1] - self.wall[0]), tokens / (self.processor[-1] - self.processor[0])
 
 
-def docendo_trainer(
-    model: Any, examples: list[Encoded], config: TrainConfig, folder: str, share: bool
-) -> Any:
+def docendo_trainer(model: Any, examples: list[Encoded], config: TrainConfig, folder: str) -> Any:
     """As `docendo.distill.train` makes it."""
     speed_up(model)
     settings = _arguments(config, config.max_steps, folder)
-    trainer = ObjectiveTrainer(model, settings, train_dataset=examples)
-    trainer.share = share
-    return trainer
+    return ObjectiveTrainer(model, settings, train_dataset=examples)
 
 
 def trl_trainer(model: Any, examples: list[Encoded], config: TrainConfig, folder: str, tokenizer: Any) -> Any:
@@ -147,7 +136,8 @@ def run(arm: str, source: Any, examples: list[Encoded], tokenizer: Any, *, steps
             rows = list(trainer.train_dataset.select(range(16)))
             trainer.data_collator = clock.counting(collate)
         else:
-            trainer = docendo_trainer(model, examples, config, folder, arm != "unshared")
+            trainer = docendo_trainer(model, examples, config, folder)
+            trainer.share = trainer.share and arm == "docendo"
             collate = trainer.collate
             rows = examples[:16]
             trainer.collate = clock.counting(collate)
@@ -159,49 +149,47 @@ def run(arm: str, source: Any, examples: list[Encoded], tokenizer: Any, *, steps
     return *clock.rates(), loss
 
 
-def main() -> None:
-    """Runs alternating rounds and prints the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--unshared", action="store_true", help="compute common prefixes once per example")
-    options = parser.parse_args()
+def measure(options: Options) -> Bar:
+    """Trains with both in turn, from the same weights and on the same batches."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
+    warnings.simplefilter("ignore")
     source = models.resolve(options.model)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    examples, _ = encode(chats(512), tokenizer)
-    arms = {"trl": [], "unshared" if options.unshared else "docendo": []}
-    for pair in range(options.pairs):
-        for arm, results in arms.items():
-            results.append(run(arm, source, examples, tokenizer, steps=options.steps, seed=pair))
-    theirs, ours = arms.values()
-    wall, processor = (
-        [mine[kind] / other[kind] for mine, other in zip(ours, theirs, strict=True)] for kind in (0, 1)
+    examples, _ = encode(chats(options.size(512, 32)), tokenizer)
+    steps = options.size(8, 2)
+    processor: dict[str, list[float]] = {"docendo": [], "trl": [], "docendo, prefixes not shared": []}
+    losses: dict[str, float] = {}
+
+    def arm(name: str) -> Arm:
+        def train(number: int) -> float:
+            if number < 0:
+                return 0.0  # every run's first step is its own warm-up
+            wall, spent, loss = run(name, source, examples, tokenizer, steps=steps, seed=number)
+            processor[name].append(spent)
+            losses.setdefault(name, round(loss, 4))
+            return 1 / wall
+
+        return train
+
+    ours, theirs, apart = processor
+    costs = alternate(
+        {ours: arm(ours), theirs: arm(theirs)},
+        rounds=options.rounds(),
+        rare={apart: arm(apart)} if options.peers else {},
     )
     lengths = [len(example) for example in examples]
-    value = statistics.median(wall)
-    detail = {
-        "ratios": [round(ratio, 2) for ratio in wall],
-        "processor_time_ratio": round(statistics.median(processor), 2),
-        "docendo_tokens_per_second": [round(result[0]) for result in ours],
-        "trl_tokens_per_second": [round(result[0]) for result in theirs],
-        "first_loss": {"docendo": round(ours[0][2], 4), "trl": round(theirs[0][2], 4)},
-        "pairs": options.pairs,
-        "steps": options.steps,
-        "tokens": {"least": min(lengths), "most": max(lengths), "sum": sum(lengths)},
-        "shared_prefixes": not options.unshared,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    print(
-        json.dumps(
-            {"bar": "P8", "value": round(value, 2), "target": 3.0, "pass": value >= 3, "detail": detail}
-        )
+    return Bar(
+        name="P8",
+        parts=[Part(name="LoRA training", target=3.0, ratios=ratios(costs[theirs], costs[ours]))],
+        peers=against(costs, theirs, [apart] if options.peers else []),
+        detail={
+            "tokens_per_second": {name: [round(1 / cost) for cost in row] for name, row in costs.items()},
+            "processor_time_ratio": round(statistics.median(ratios(processor[ours], processor[theirs])), 2),
+            "first_loss": losses,
+            "steps": steps,
+            "tokens": {"least": min(lengths), "most": max(lengths), "sum": sum(lengths)},
+            "dtype": "torch.bfloat16",
+        },
     )
-
-
-if __name__ == "__main__":
-    main()

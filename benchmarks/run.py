@@ -1,0 +1,142 @@
+"""Runs bars, each in a process of its own, keeps their results, and renews docs/benchmarks.md.
+
+    python benchmarks/run.py               all bars
+    python benchmarks/run.py P1 P3         these bars; the rows of the others stay as they are
+    python benchmarks/run.py P1 --quick    one pair with little work: does it run? Nothing is kept.
+    python benchmarks/run.py --page        the page alone, from the stored results
+
+Every bar prints one line of JSON. What has finished is kept when a run is interrupted. A missed bar is a
+result like any other; the exit code is 1 only if a bar could not be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from _harness import MODEL, Options, machine
+from _page import render
+
+import docendo  # noqa: F401  (sets OpenMP's waiting before torch is loaded: for the references as well)
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+
+
+def bars() -> dict[str, Path]:
+    """All bars by name, in the order of their numbers."""
+    found = {match[1].upper(): path for path in HERE.glob("*/p*.py") if (match := _NAME.match(path.name))}
+    return dict(sorted(found.items(), key=lambda bar: int(bar[0][1:])))
+
+
+_NAME = re.compile(r"(p\d+)_\w+\.py")
+
+
+def load(path: Path) -> Any:
+    """A bar's module."""
+    spec = importlib.util.spec_from_file_location(f"docendo_bench_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"bench: cannot load {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measure(path: Path, options: Options) -> dict[str, Any]:
+    """Measures a bar in this process and returns its line."""
+    bar = load(path).measure(options)
+    return bar.line(machine())
+
+
+def stored() -> dict[str, dict[str, Any]]:
+    """The kept results by bar."""
+    lines = (json.loads(file.read_text(encoding="utf-8")) for file in RESULTS.glob("*.json"))
+    return {line["bar"]: line for line in lines}
+
+
+def titles() -> dict[str, str]:
+    """The first line of every bar's docstring, without its name."""
+    first = {name: path.read_text(encoding="utf-8").split('"""')[1].strip() for name, path in bars().items()}
+    return {name: text.splitlines()[0].partition(": ")[2].rstrip(" .") for name, text in first.items()}
+
+
+def write_page() -> None:
+    """Renews the page from what is stored."""
+    PAGE.write_text(render(titles(), stored()), encoding="utf-8")
+
+
+def keep(line: dict[str, Any]) -> None:
+    """Stores a result and renews the page."""
+    RESULTS.mkdir(exist_ok=True)
+    new = RESULTS / f".{line['bar']}.json"
+    new.write_text(json.dumps(line, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(RESULTS / f"{line['bar']}.json")
+    write_page()
+
+
+def run(name: str, *, quick: bool, passed_on: list[str]) -> bool:
+    """Runs one bar in a new process; returns whether it ran to its end."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--here", name, *passed_on]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        print(f"bench: {name} could not be run (exit {done.returncode})", file=sys.stderr)
+        return False
+    line = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(line, ensure_ascii=False), flush=True)
+    if not quick:
+        keep(line)
+    return True
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bars", nargs="*", metavar="BAR", type=str.upper)
+    parser.add_argument("--quick", action="store_true", help="one pair, little work, nothing kept")
+    parser.add_argument("--pairs", type=int, help="pairs of measurements (at least 5 for a kept result)")
+    parser.add_argument("--no-peers", action="store_true", help="leave other contenders out; nothing kept")
+    parser.add_argument("--model", default=MODEL, help="another model; nothing kept")
+    parser.add_argument("--page", action="store_true", help="renew the page from the stored results")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    known = bars()
+    unknown = [name for name in chosen.bars if name not in known]
+    if unknown:
+        parser.error(f"no such bar: {', '.join(unknown)}; there are {', '.join(known)}")
+    if chosen.page:
+        write_page()
+        return 0
+    options = Options(quick=chosen.quick, pairs=chosen.pairs, peers=not chosen.no_peers, model=chosen.model)
+    if chosen.here:
+        print(json.dumps(measure(known[chosen.bars[0]], options), ensure_ascii=False))
+        return 0
+    passed_on = ["--model", chosen.model, *(["--quick"] if chosen.quick else [])]
+    passed_on += [*(["--no-peers"] if chosen.no_peers else [])]
+    passed_on += [*(["--pairs", str(chosen.pairs)] if chosen.pairs else [])]
+    trial = chosen.quick or chosen.no_peers or chosen.model != MODEL or (chosen.pairs or 5) < 5
+    failed = 0
+    for name in chosen.bars or known:
+        print(f"== {name}: {known[name].relative_to(HERE.parent)}", file=sys.stderr, flush=True)
+        failed += not run(name, quick=trial, passed_on=passed_on)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
