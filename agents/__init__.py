@@ -6,8 +6,10 @@ from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from docendo.agents import _models as models
+    from docendo.agents._chat_model_engine import ChatModelEngine
     from docendo.agents._context import RunContext, Turn
     from docendo.agents._engine import Engine
+    from docendo.agents._langchain import ChatDocendo
     from docendo.agents._open import open_engine
     from docendo.agents._openai import OpenAIEngine
     from docendo.agents._protocol import EngineProtocol
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "ChatDocendo",
+    "ChatModelEngine",
     "Engine",
     "EngineProtocol",
     "ModelVerifier",
@@ -44,6 +48,8 @@ __getattr__, __dir__ = lazy_names(
             ("Agent", "ModelVerifier", "Student", "Teacher", "Tutor", "Verdict", "Verifier"),
             "docendo.agents._roles",
         ),
+        "ChatDocendo": "docendo.agents._langchain",
+        "ChatModelEngine": "docendo.agents._chat_model_engine",
         "Engine": "docendo.agents._engine",
         "EngineProtocol": "docendo.agents._protocol",
         "OpenAIEngine": "docendo.agents._openai",

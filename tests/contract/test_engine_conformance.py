@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 import pytest
 
-from docendo.agents import Engine, EngineProtocol, OpenAIEngine, ScriptedEngine
+from docendo.agents import ChatDocendo, ChatModelEngine, Engine, EngineProtocol, OpenAIEngine, ScriptedEngine
 from docendo.errors import (
     AdapterError,
     CapabilityError,
@@ -61,16 +61,22 @@ LONG = 1200
 
 @dataclass
 class Subject:
-    """An engine under test. `adapter` is the name of one that it has, or can load from `folder`."""
+    """An engine under test.
+
+    `adapter` is the name of one that it has, or can load from `folder`; `shares_prompt` whether the samples
+    of a request read the prompt once, and not once each.
+    """
 
     engine: EngineProtocol
     adapter: str | None = None
     folder: Path | None = None
     is_model: bool = True
+    shares_prompt: bool = True
 
 
 KINDS = (
     "scripted",
+    "chat model",
     "local",
     pytest.param("transformers", marks=pytest.mark.slow),
     pytest.param("llama.cpp", marks=pytest.mark.slow),
@@ -83,6 +89,17 @@ def subject(
 ) -> Iterator[Subject]:
     if request.param == "scripted":
         made = Subject(ScriptedEngine(play), "a", tiny_adapter_dir, is_model=False)
+    elif request.param == "chat model":
+        inner = Engine.load(tiny_model_dir, dtype="float32", device="cpu")
+        engine = ChatModelEngine(ChatDocendo(engine=inner))
+        close = engine.close
+
+        def close_both() -> None:
+            close()
+            inner.close()  # which is not the chat model engine's to close
+
+        engine.close = close_both  # type: ignore[method-assign]
+        made = Subject(engine, shares_prompt=False)
     elif request.param == "local":
         made = Subject(
             Engine.load(tiny_model_dir, dtype="float32", device="cpu"),  # type: ignore[arg-type]
@@ -222,7 +239,8 @@ def test_samples(subject: Subject) -> None:
         result = subject.engine.generate(request)
         check(subject, request, result)
         alone = subject.engine.generate(ask(temperature=1.0, seed=4))
-        assert result.usage.prompt_tokens == alone.usage.prompt_tokens  # shared by the samples
+        read = 1 if subject.shares_prompt else 3
+        assert result.usage.prompt_tokens == read * alone.usage.prompt_tokens
         assert len({completion.text for completion in result.completions}) > 1
 
 
