@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import math
 import secrets
@@ -35,7 +36,7 @@ from docendo.agents._templates import (
     template_stops,
 )
 from docendo.agents._worker import Worker
-from docendo.errors import AdapterError, CapabilityError, ConfigError, ModelNotFound
+from docendo.errors import AdapterError, CapabilityError, ConfigError, MissingExtra, ModelNotFound
 from docendo.hashing import derive_seed
 from docendo.records import (
     Capabilities,
@@ -259,6 +260,8 @@ class Engine:
         """Checks a request and makes the job of it."""
         adapter = self._adapter(request.adapter)
         params = request.sampling
+        if params.grammar is not None and not _has_grammars():
+            raise MissingExtra("llguidance", "grammar")
         self.capabilities.require(request.needs(), engine=self.name, by="the request")
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt, request.tools)
@@ -281,6 +284,7 @@ class Engine:
             adapter=adapter,
             origin=request.origin,
             future=Future(),
+            asked=request.prompt,
             params=params,
             seed=seed,
             stops=(*params.stop, *(self._stops if is_chat else ())),
@@ -297,6 +301,7 @@ class Engine:
         Raises:
             ConfigError: if prompt or completion is empty or too long for the model.
             AdapterError: if the adapter is not loaded.
+            DeadlineExceeded: if the queue stays full for the request's timeout.
             EngineClosed: if the engine is closed.
         """
         return self._worker.submit(self._score_job(request))
@@ -334,6 +339,8 @@ class Engine:
 
     async def agenerate(self, request: Request) -> Result:
         """Generates without blocking the event loop; cancelling the task cancels the request."""
+        if request.sampling.grammar is not None:  # its first use takes seconds
+            return await self._worker.asubmit(await asyncio.to_thread(self._job, request))
         return await self._worker.asubmit(self._job(request))
 
     def stream(self, request: Request) -> Iterator[Chunk]:
@@ -455,9 +462,13 @@ class Engine:
         self.close()
 
 
+def _has_grammars() -> bool:
+    return importlib.util.find_spec("llguidance") is not None
+
+
 def _features(tokenizer: Any) -> frozenset[Feature]:
     missing: set[Feature] = set()
-    if importlib.util.find_spec("llguidance") is None:
+    if not _has_grammars():
         missing |= set(get_args(GrammarKind))
     if not takes_tools(tokenizer):
         missing.add("tools")

@@ -99,7 +99,9 @@ def _first(config: Any, names: tuple[str, ...], default: int) -> int:
 
 
 def _attention(config: Any) -> tuple[tuple[int, int | None], ...]:
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", 0)
+    if not heads:  # a state-space model: its state costs what its weights do
+        return ()
     size = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)

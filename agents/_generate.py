@@ -29,32 +29,54 @@ class GenerateLoop(RowLoop):
         model: Any,
         desk: Desk,
         *,
+        max_rows: int = 64,
         invariant: bool = False,
         flops: Callable[[int, int, int, LoadedAdapter | None], float] = lambda *_: 0.0,
     ) -> None:
-        """Prepares a model in eval mode. Under `invariant` every sample has a batch of its own."""
-        super().__init__(desk)
-        self.model, self.invariant, self.flops = model, invariant, flops
+        """Prepares a model in eval mode.
+
+        Args:
+            model: The causal language model.
+            desk: Where jobs wait and end.
+            max_rows: Most samples of a request in one batch.
+            invariant: Gives every sample a batch of its own.
+            flops: As for `DecodeLoop`.
+        """
+        super().__init__(desk, invariant=invariant)
+        self._current: Job | None = None
+        self.model, self.max_rows, self.flops = model, max_rows, flops
         self.device, self.dtype = model.device, model.dtype
+
+    @property
+    def running(self) -> list[Job]:
+        """The job that is being computed, if there is one."""
+        return [] if self._current is None else [self._current]
+
+    def fail_running(self, error: BaseException) -> None:
+        """Ends the job whose pass has failed; those that wait are untouched."""
+        super().fail_running(error)
+        self._current = None
 
     def step(self) -> None:
         """Runs the next job to its end."""
         self.expire()
         if not self.desk.waiting:
             return
-        job = self.desk.waiting[0]
+        job = self._current = self.desk.waiting[0]
         self.desk.take([job])
         # Every token of the job's passes is served by its adapter, however many there are.
         self.router.route([(job.adapter, sys.maxsize)], self.device, self.dtype)
         if job.completion is not None:
             self._score(job)
-            return
-        if job.params.prompt_logprobs:
-            job.prompt_logprobs = self._logprobs(job, job.prompt, 0)
-        batch = 1 if self.invariant else job.params.n
-        for start in range(0, job.params.n, batch):
-            if not job.future.done():
-                self._generate(job, range(start, start + batch))
+        else:
+            if job.params.prompt_logprobs:
+                job.prompt_logprobs = self._logprobs(job, job.prompt, 0)
+            batch = 1 if self.invariant else self.max_rows
+            for start in range(0, job.params.n, batch):
+                if not job.future.done():
+                    self._generate(job, range(start, min(start + batch, job.params.n)))
+        self.expire()  # books it if it was cancelled on the way
+        self._current, self.rows = None, []
 
     def _generate(self, job: Job, samples: range) -> None:
         self.rows = [
@@ -74,7 +96,6 @@ class GenerateLoop(RowLoop):
             logits_processor=LogitsProcessorList([steering]),
             stopping_criteria=StoppingCriteriaList([_Over(steering)]),
         )
-        self.rows = []
 
     def _score(self, job: Job) -> None:
         text = job.prompt + (job.completion or [])
@@ -132,7 +153,8 @@ class _Over(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.Tensor:
         """One flag per row."""
         loop, job = self.steering.loop, self.steering.job
-        if time.monotonic() >= job.deadline or job.future.cancelled():
+        loop.take_in()
+        if job.future.cancelled() or time.monotonic() >= loop.next_deadline:
             loop.expire()
         over = job.future.done() or len(self.steering.done) == len(input_ids)
         return torch.full((len(input_ids),), over, device=input_ids.device, dtype=torch.bool)

@@ -16,6 +16,7 @@ from typing import Any
 from docendo.agents._accounts import Accounts
 from docendo.agents._grammar import CompiledGrammar
 from docendo.agents._lora import LoadedAdapter
+from docendo.agents._prefixes import Match
 from docendo.errors import DeadlineExceeded, DocendoError, InfrastructureError, ModelFailure
 from docendo.records import (
     Chunk,
@@ -23,6 +24,7 @@ from docendo.records import (
     EngineEvent,
     EventStatus,
     FinishReason,
+    Message,
     Origin,
     Result,
     SamplingParams,
@@ -42,6 +44,8 @@ class Job:
     adapter: LoadedAdapter | None
     origin: Origin
     future: Future[Any]
+    #: The prompt as it was asked, for who listens to events.
+    asked: str | tuple[Message, ...] | tuple[int, ...] = ""
     params: SamplingParams = _DEFAULTS
     seed: int = 0
     completion: list[int] | None = None
@@ -65,6 +69,9 @@ class Job:
     seconds: float = 0.0
     flops: float = 0.0
     order: int = 0
+    closed: bool = False
+    #: The stored beginning that was found for it, and at which state of the store.
+    matched: tuple[int, Match] = (-1, Match(0))
 
     def __post_init__(self) -> None:
         # A token is at least one byte of text; the margin is for tokens that decode to nothing.
@@ -161,15 +168,8 @@ class Desk:
             for job in over:
                 if job.future.cancelled():
                     self._close(job, "cancelled", "", self.usage(job, generated(job)))
-                if job.started is None:
-                    self.on_left(job)
             self.waiting = [job for job in self.waiting if id(job) not in gone]
         return over
-
-    @property
-    def next_deadline(self) -> float:
-        """The first moment at which a waiting job is late, as `time.monotonic` counts."""
-        return min((job.deadline for job in self.waiting), default=math.inf)
 
     # --- ends ------------------------------------------------------------------------------------
 
@@ -250,6 +250,11 @@ class Desk:
 
     def _close(self, job: Job, status: EventStatus, error: str, usage: Usage) -> None:
         """Books a job once, before its result is given out."""
+        if job.closed:
+            return
+        job.closed = True
+        if job.started is None:
+            self.on_left(job)
         now, wall = time.monotonic(), time.time()
         started = now if job.started is None else job.started
         event = EngineEvent(
@@ -268,6 +273,8 @@ class Desk:
             seconds=job.seconds,
             flops=job.flops,
             error=error,
+            prompt=job.asked,
+            texts=tuple(sample.text for _, sample in sorted(job.samples.items())),
         )
         self.accounts.record(event, adapter=job.adapter_hash)
 

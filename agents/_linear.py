@@ -47,7 +47,7 @@ def pack_linears(model: nn.Module) -> None:
 
 
 def _packed(linear: nn.Linear) -> PackedLinear | None:
-    """The packed layer, if there is one on this machine and it gives the same numbers."""
+    """The packed layer, if there is one on this machine and it gives the same numbers up to rounding."""
     weight = linear.weight
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return None

@@ -77,7 +77,7 @@ class DecodeLoop(RowLoop):
             flops: Estimates the operations of a pass's part: new tokens, tokens before, positions through
                 the vocabulary head, adapter.
         """
-        super().__init__(desk)
+        super().__init__(desk, invariant=invariant)
         self.model = model
         self.body = model.base_model
         self.head = model.get_output_embeddings()
@@ -89,10 +89,9 @@ class DecodeLoop(RowLoop):
         )
         self.device, self.dtype = model.device, model.dtype
         self.max_rows, self.max_length, self.cache_bytes = max_rows, max_length, cache_bytes
-        self.invariant, self.flops = invariant, flops
+        self.flops = flops
         self.cache = SlotCache(kv, dtype=self.dtype, device=self.device, limit_bytes=cache_bytes)
         self.prefixes = PrefixTree(prefix_tokens)
-        self._matches: dict[int, tuple[int, Match]] = {}
 
     def step(self) -> None:
         """Takes in new jobs, then runs one pass."""
@@ -112,7 +111,6 @@ class DecodeLoop(RowLoop):
         # Whatever the pass has left in them is not to be trusted.
         self.cache.free()
         self.prefixes = PrefixTree(self.prefixes.capacity)
-        self._matches.clear()
 
     def _poisoned(self, row: Row) -> None:
         # At once: another row may be moved into this slot.
@@ -158,8 +156,6 @@ class DecodeLoop(RowLoop):
             tokens += len(job.context) - match.length
         if chosen:
             self.desk.take(chosen)
-        waiting = {id(job) for job in self.desk.waiting}
-        self._matches = {key: match for key, match in self._matches.items() if key in waiting}
 
     def _worth_waiting(self, job: Job, match: Match, other: Job) -> bool:
         """Whether `other`, which is being computed, will store a beginning that spares `job` enough."""
@@ -172,7 +168,7 @@ class DecodeLoop(RowLoop):
 
     def _match(self, job: Job) -> Match:
         """The longest stored beginning of a job's tokens, looked up again only when the store has changed."""
-        version, match = self._matches.get(id(job), (-1, Match(0)))
+        version, match = job.matched
         if version != self.prefixes.version:
             # The last prompt token is always computed: its logits are what is asked for.
             last = 0 if job.params.prompt_logprobs else len(job.prompt) - 1
@@ -182,7 +178,7 @@ class DecodeLoop(RowLoop):
             match = self.prefixes.match(key, job.context, limit)
             if self.invariant and match.length % INVARIANT_TOKENS:
                 match = self.prefixes.match(key, job.context, match.length - match.length % INVARIANT_TOKENS)
-            self._matches[id(job)] = (self.prefixes.version, match)
+            job.matched = (self.prefixes.version, match)
         return match
 
     def _start(self, job: Job, match: Match) -> None:
@@ -235,9 +231,10 @@ class DecodeLoop(RowLoop):
         for (_, row, tokens), offset in zip(feeds, offsets, strict=True):
             start, stop = row.length, row.length + len(tokens)
             heads = 0
-            if row.wanted is not None and row.wanted < stop:
-                known.append(self._wanted(row, hidden, offset, start, stop))
-                heads = len(known[-1][2])
+            low, high, targets = _wanted(row, start, stop)
+            if targets:
+                known.append((row, hidden[offset + low - start : offset + high - start], targets))
+                heads = len(targets)
             row.length = stop
             if row.job.completion is None and row.stepping:
                 last.append((row, offset + len(tokens) - 1))
@@ -296,16 +293,6 @@ class DecodeLoop(RowLoop):
             attending(None)
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden, offsets
-
-    def _wanted(
-        self, row: Row, hidden: torch.Tensor, offset: int, start: int, stop: int
-    ) -> tuple[Row, torch.Tensor, list[int]]:
-        """The states whose next tokens are known and asked for, and these tokens."""
-        if row.wanted is None:
-            raise RuntimeError("the row wants no log-probabilities")
-        text = row.job.prompt + (row.job.completion or [])
-        low, high = max(start, row.wanted), min(stop, len(text) - 1)
-        return row, hidden[offset + low - start : offset + high - start], text[low + 1 : high + 1]
 
     def _log_probabilities(self, hidden: torch.Tensor, targets: list[int]) -> list[float]:
         found: list[float] = []
@@ -384,6 +371,9 @@ class DecodeLoop(RowLoop):
             return
         slot = self._slot(row)
         key, length = row.job.prefix(len(row.context))
+        if self.invariant:
+            # Only whole pieces: the bits of a shorter one depend on where its prompt ends.
+            length -= length % INVARIANT_TOKENS
         self.prefixes.put(key, row.context[:length], lambda start, stop: self.cache.read(slot, start, stop))
 
     def _remove(self, gone: set[Row]) -> None:
@@ -401,6 +391,15 @@ class DecodeLoop(RowLoop):
                 self.cache.copy(mover, [hole], self.rows[mover].length)
                 rows[hole] = self.rows[mover]
         self.rows = rows[: len(stepping) + len(others)]
+
+
+def _wanted(row: Row, start: int, stop: int) -> tuple[int, int, list[int]]:
+    """From and to which position of a pass the next tokens are known and asked for, and these tokens."""
+    text = row.job.prompt + (row.job.completion or [])
+    if row.wanted is None or row.wanted >= stop or start >= len(text) - 1:
+        return 0, 0, []
+    low, high = max(start, row.wanted), min(stop, len(text) - 1)
+    return low, high, text[low + 1 : high + 1]
 
 
 def _adapter_runs(feeds: Sequence[Feed]) -> list[tuple[LoadedAdapter | None, int]]:

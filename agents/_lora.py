@@ -186,8 +186,13 @@ class _Part(NamedTuple):
 class AdapterRouter:
     """Which adapter acts on each token of the next forward pass. Shared by all `RoutedLinear` modules."""
 
-    def __init__(self) -> None:
-        """Starts with no adapter."""
+    def __init__(self, *, shared: bool = True) -> None:
+        """Starts with no adapter.
+
+        Without `shared`, layers that read the same input share no product: which do is learnt on the way, and
+        the first pass would differ in its last bits from later ones.
+        """
+        self.shared = shared
         self.parts: list[_Part] = []
         # Layers that read the same input (queries, keys and values; gate and up) share one product with
         # their A. Which do is seen when they are called; the first to be called is the leader.
@@ -252,7 +257,7 @@ class AdapterRouter:
     def add(self, module: str, inputs: torch.Tensor, output: torch.Tensor) -> None:
         """Adds the adapters' terms to a layer's output, in place."""
         leader = self._leaders.setdefault(module, module)
-        if inputs is self._input and leader == module and module != self._leading:
+        if self.shared and inputs is self._input and leader == module and module != self._leading:
             self._join(module)
         elif inputs is not self._input or leader != self._leading:
             self._input, self._leading = inputs, module

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from docendo.agents._protocol import EngineProtocol
 from docendo.errors import ConfigError
@@ -18,6 +18,7 @@ from docendo.hashing import digest
 from docendo.records import (
     Author,
     Example,
+    Feature,
     Item,
     Message,
     Origin,
@@ -58,6 +59,8 @@ class Agent:
     system = ""
     prompt = "{question}"
     sampling = SamplingParams()
+    #: What the engine must offer beyond what the decoding settings ask for.
+    needs: ClassVar[frozenset[Feature]] = frozenset()
 
     def __init__(
         self,
@@ -79,7 +82,14 @@ class Agent:
         self.adapter = adapter
         self.sampling = sampling or type(self).sampling
         self.examples = tuple(examples)
-        engine.adapter_hash(adapter)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuses an engine that lacks what this agent needs, before any graph runs."""
+        adapters: frozenset[Feature] = frozenset({"adapters"} if self.adapter else ())
+        needs = type(self).needs | self.sampling.needs() | adapters
+        self.engine.capabilities.require(needs, engine=self.engine.name, by=f"agent {self.name!r}")
+        self.engine.adapter_hash(self.adapter)
 
     def messages(self, item: PublicItem, **fields: Any) -> tuple[Message, ...]:
         """The prompt for an item: system message, examples as earlier turns, then the user message.
@@ -135,7 +145,6 @@ class Agent:
 
     def with_adapter(self, adapter: str | None) -> Self:
         """A copy that speaks through another adapter."""
-        self.engine.adapter_hash(adapter)
         return self._copy(adapter=adapter)
 
     def with_sampling(self, **changes: Any) -> Self:
@@ -145,6 +154,7 @@ class Agent:
     def _copy(self, **changes: Any) -> Self:
         other = copy.copy(self)
         vars(other).update(changes)
+        other._check()
         return other
 
     def describe(self) -> dict[str, Any]:
@@ -273,6 +283,7 @@ class ModelVerifier(Agent):
         "Question: {question}\nProposed answer: {answer}\n\nIs the proposed answer correct? Reply yes or no."
     )
     verdicts = ("yes", "no")
+    needs = frozenset({"score"})
 
     def __init__(self, engine: EngineProtocol, *, threshold: float = 0.5, **settings: Any) -> None:
         if not 0 < threshold < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -53,16 +53,28 @@ class Row:
 class RowLoop:
     """What a loop does with rows, however their logits are computed."""
 
-    def __init__(self, desk: Desk) -> None:
-        """`desk` is where jobs wait and end."""
-        self.desk = desk
-        self.router = AdapterRouter()
+    def __init__(self, desk: Desk, *, invariant: bool = False) -> None:
+        """`desk` is where jobs wait and end; `invariant` asks for bits that do not depend on others."""
+        self.desk, self.invariant = desk, invariant
+        self.router = AdapterRouter(shared=not invariant)
         self.rows: list[Row] = []
+        #: Takes in what has been submitted meanwhile, during a step that takes long.
+        self.take_in: Callable[[], None] = lambda: None
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.desk.waiting or self.rows)
+
+    @property
+    def next_deadline(self) -> float:
+        """The first moment at which a job is late, as `time.monotonic` counts."""
+        return min((job.deadline for job in (*self.desk.waiting, *self.running)), default=math.inf)
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that are being computed."""
+        return list({id(row.job): row.job for row in self.rows}.values())
 
     def step(self) -> None:
         """Does some work."""
@@ -70,23 +82,23 @@ class RowLoop:
 
     def expire(self) -> None:
         """Ends jobs that are late, and takes out those that were cancelled."""
-        over = {id(job) for job in self.desk.expire((row.job for row in self.rows), self._generated)}
+        over = {id(job) for job in self.desk.expire(self.running, self._generated)}
         if over:
             self._remove({row for row in self.rows if id(row.job) in over})
 
     def fail_running(self, error: BaseException) -> None:
         """Ends the jobs whose pass has failed; those that wait are untouched."""
-        jobs = {id(row.job): row.job for row in self.rows}
-        self.desk.waiting = [job for job in self.desk.waiting if id(job) not in jobs]
-        for job in jobs.values():
+        jobs = self.running
+        gone = {id(job) for job in jobs}
+        self.desk.waiting = [job for job in self.desk.waiting if id(job) not in gone]
+        for job in jobs:
             self.desk.fail(job, error, generated=self._generated(job))
         self.rows = []
 
     def fail_all(self, error: BaseException) -> None:
         """Ends every job with an error."""
         self.fail_running(error)
-        waiting = list(self.desk.waiting)
-        self.desk.take(waiting)
+        waiting, self.desk.waiting = self.desk.waiting, []
         for job in waiting:
             self.desk.fail(job, error)
 
@@ -98,6 +110,14 @@ class RowLoop:
         """Called for a row whose logits were not finite."""
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> Draw:
+        if self.invariant and len(rows) > 1:
+            # The last bits of a sum over the vocabulary depend on how many rows it is taken of.
+            drawn = [self._draw(logits[number : number + 1], [row]) for number, row in enumerate(rows)]
+            return Draw(
+                [one.tokens[0] for one in drawn],
+                [one.logprobs[0] for one in drawn],
+                {number: one.top[0] for number, one in enumerate(drawn) if one.top},
+            )
         return draw(
             logits,
             [row.job.params for row in rows],

@@ -37,7 +37,8 @@ def make_loop(model: Any, desk: Desk, **options: Any) -> DecodeLoop | GenerateLo
     _log.warning(
         "%s is run with `generate`, one request at a time, without prefix reuse: %s", desk.name, found
     )
-    return GenerateLoop(model, desk, invariant=options.get("invariant", False), flops=options["flops"])
+    shared = {name: options[name] for name in ("max_rows", "invariant", "flops") if name in options}
+    return GenerateLoop(model, desk, **shared)
 
 
 def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 from docendo.agents._protocol import EngineProtocol
@@ -70,13 +71,13 @@ class _Observer:
             from opentelemetry import metrics, trace
         except ImportError as error:
             raise MissingExtra("opentelemetry-api", "otel") from error
-        from docendo import __version__
 
+        release = version("docendo")
         self._provider, self._capture = provider, capture_content
-        self._tracer = trace.get_tracer("docendo", __version__, tracer_provider, _SCHEMA)
+        self._tracer = trace.get_tracer("docendo", release, tracer_provider, _SCHEMA)
         self._kind = trace.SpanKind.INTERNAL if provider == "docendo" else trace.SpanKind.CLIENT
         self._failed = trace.StatusCode.ERROR
-        meter = metrics.get_meter("docendo", __version__, meter_provider, _SCHEMA)
+        meter = metrics.get_meter("docendo", release, meter_provider, _SCHEMA)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
             "{token}",

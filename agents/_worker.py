@@ -38,6 +38,7 @@ class Worker:
         self._pauses = 0
         self._stepping = False
         self._closing = False
+        loop.take_in = self._take_in
         loop.desk.on_left = lambda _: self._leave()
         self._thread = threading.Thread(target=self._run, name="docendo-engine", daemon=True)
         self._thread.start()
@@ -63,7 +64,8 @@ class Worker:
         place = self._enter()
         left = None if job.deadline == math.inf else max(0.0, job.deadline - time.monotonic())
         try:
-            await asyncio.wait_for(asyncio.wrap_future(place), left)
+            async with asyncio.timeout(left):
+                await asyncio.wrap_future(place)
         except TimeoutError:
             self._give_up(place)
             raise DeadlineExceeded(f"the queue of {self.max_queue} requests stayed full") from None
@@ -148,7 +150,9 @@ class Worker:
                     _log.debug("a step failed", exc_info=True)
                     failures += 1
                     # Those that wait are not to blame, unless nothing ran or it happens again and again.
-                    fail = self.loop.fail_running if self.loop.rows and failures < 3 else self.loop.fail_all
+                    fail = (
+                        self.loop.fail_running if self.loop.running and failures < 3 else self.loop.fail_all
+                    )
                     fail(error)
                 finally:
                     with self._condition:
@@ -162,18 +166,20 @@ class Worker:
                     place.set_exception(EngineClosed(_CLOSED))
             self._line.clear()
 
+    def _take_in(self) -> None:
+        with self._condition:
+            self.loop.desk.enqueue(self._incoming)
+            self._incoming.clear()
+
     def _wait(self) -> bool:
         """Waits for something to do and takes in what has arrived; returns whether to go on."""
         with self._condition:
             while not self._closing:
-                if self._incoming:
-                    self.loop.desk.enqueue(self._incoming)
-                    self._incoming.clear()
-                late = self.loop.desk.next_deadline - time.monotonic()
+                self._take_in()
+                late = self.loop.next_deadline - time.monotonic()
                 if (self.loop.busy and not self._pauses) or late <= 0:
                     break
                 self._condition.wait(None if late == math.inf else late)
-            self.loop.desk.enqueue(self._incoming)
-            self._incoming.clear()
+            self._take_in()
             self._stepping = not self._closing
             return self._stepping

@@ -362,7 +362,7 @@ class Result(Record):
         model: Fingerprint of the base model.
         adapter: SHA-256 of the adapter that answered, or None for the base.
         seed: The seed that was used.
-        seconds: Compute seconds: the time of each engine step is shared equally by its rows, so that the
+        seconds: Compute seconds: the time of each pass is shared by its tokens, so that the
             seconds of all results add up to the time the engine was busy.
         latency: Wall seconds from submission to the last token.
         queued: Wall seconds from submission to the first computation.

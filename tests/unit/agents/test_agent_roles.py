@@ -18,8 +18,8 @@ from docendo.agents import (
     Tutor,
     Verifier,
 )
-from docendo.errors import AdapterError, ConfigError
-from docendo.records import Example, Gold, Item, PublicItem, SamplingParams
+from docendo.errors import AdapterError, CapabilityError, ConfigError
+from docendo.records import Capabilities, Example, Gold, Grammar, Item, PublicItem, SamplingParams
 from docendo.scoring import Score, Scorer
 
 ITEM = PublicItem(id="i1", question="2 + 2?")
@@ -147,3 +147,16 @@ def test_a_model_verifier_cannot_see_leaks(scripted: ScriptedEngine) -> None:
     assert not ModelVerifier.sees_gold
     with pytest.raises(ConfigError, match="cannot tell a leak"):
         ModelVerifier(scripted).leaks(SEALED, "4")
+
+
+def test_an_agent_that_needs_more_than_its_engine_offers_is_refused_when_built() -> None:
+    poor = ScriptedEngine(["x"], capabilities=Capabilities(features=frozenset({"messages"})))
+    assert Student(poor).reply(ITEM) == "x"
+    for build, lacks in (
+        (lambda: ModelVerifier(poor), "score"),
+        (lambda: Teacher(poor, sampling=SamplingParams(n=4, temperature=1.0)), "n"),
+        (lambda: Student(poor).with_sampling(grammar=Grammar.choice(["a", "b"])), "choice"),
+        (lambda: Student(poor).with_adapter("tuned"), "adapters"),
+    ):
+        with pytest.raises(CapabilityError, match=rf"needs {lacks}, which the engine 'scripted' lacks"):
+            build()

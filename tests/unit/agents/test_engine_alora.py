@@ -1,4 +1,4 @@
-"""Activated LoRA (arXiv 2504.12397): acts from its invocation on, as under PEFT, and shares what comes before."""
+"""Activated LoRA (arXiv 2504.12397) acts from its invocation on, as under PEFT, and shares what is before."""
 
 from __future__ import annotations
 
@@ -199,9 +199,7 @@ def test_from_the_first_token_on_its_keys_are_its_own(serve: Make, reference: An
     assert base.logprobs == pytest.approx(logprobs_by(reference, prompt), abs=1e-4)
 
 
-def test_all_kinds_in_one_batch(
-    serve: Make, reference: Any, by_peft: dict[str, Any], watch: Passes
-) -> None:
+def test_all_kinds_in_one_batch(serve: Make, reference: Any, by_peft: dict[str, Any], watch: Passes) -> None:
     engine, alone = serve(), serve(prefix_tokens=0, max_rows=1)
     passes = watch(engine)
     models = {None: reference, **by_peft}
@@ -219,7 +217,9 @@ def test_all_kinds_in_one_batch(
     assert max(rows for rows, prompt in passes if not prompt) > 10
 
 
-def test_another_invocation_is_another_key(make_engine: Make, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_another_invocation_is_another_key(
+    make_engine: Make, folders: dict[str, Path], tmp_path: Path
+) -> None:
     """The same weights under another invocation are another adapter to whatever is stored."""
     import json
     import shutil

@@ -114,9 +114,7 @@ class Draws:
             return ScoreRequest(
                 prompt=self.prompt(), completion=completion, adapter=adapter, priority=priority
             )
-        return Request(
-            prompt=self.prompt(), sampling=self.sampling(), adapter=adapter, priority=priority
-        )
+        return Request(prompt=self.prompt(), sampling=self.sampling(), adapter=adapter, priority=priority)
 
 
 def essence(result: Result | ScoreResult) -> Any:
@@ -137,15 +135,17 @@ def streamed(engine: Engine, request: Request) -> Any:
     parts: dict[int, list[Any]] = {}
     for chunk in engine.stream(request):
         parts.setdefault(chunk.index, []).append(chunk)
-    return repr([
-        (
-            "".join(chunk.text for chunk in chunks),
-            sum((chunk.token_ids for chunk in chunks), ()),
-            sum((chunk.logprobs for chunk in chunks), ()),
-            chunks[-1].finish_reason,
-        )
-        for _, chunks in sorted(parts.items())
-    ])
+    return repr(
+        [
+            (
+                "".join(chunk.text for chunk in chunks),
+                sum((chunk.token_ids for chunk in chunks), ()),
+                sum((chunk.logprobs for chunk in chunks), ()),
+                chunks[-1].finish_reason,
+            )
+            for _, chunks in sorted(parts.items())
+        ]
+    )
 
 
 def run_together(
@@ -202,10 +202,12 @@ def differing(engine: Engine, single: Engine, requests: list[Request | ScoreRequ
             wanted = alone(single, request)
         else:
             assert isinstance(request, Request)
-            wanted = repr([
-                (c.text, c.token_ids, c.logprobs, c.finish_reason)
-                for c in single.generate(request).completions
-            ])
+            wanted = repr(
+                [
+                    (c.text, c.token_ids, c.logprobs, c.finish_reason)
+                    for c in single.generate(request).completions
+                ]
+            )
         if got != wanted:
             wrong.append(f"{request}\n  got    {got}\n  wanted {wanted}")
     return wrong
@@ -232,7 +234,6 @@ def test_whatever_else_runs_no_bit_changes(serve: Make, room: str, seed: int) ->
 
 @pytest.mark.parametrize("name", [None, "plain", "activated"])
 def test_the_first_request_of_an_engine_has_the_bits_of_later_ones(serve: Make, name: str | None) -> None:
-    engine = serve(determinism="invariant", prefix_tokens=0)
     ids = Draws(3).ids
     for length in (1, 3, 40, 70, 300):
         engine = serve(determinism="invariant", prefix_tokens=0)
@@ -244,6 +245,24 @@ def test_the_first_request_of_an_engine_has_the_bits_of_later_ones(serve: Make, 
         for other in ("plain", "queries", "activated"):
             engine.generate(request.replace(adapter=other))
         assert alone(engine, request) == first
+
+
+@pytest.mark.parametrize("name", [None, "plain", "activated"])
+def test_stored_beginnings_have_the_bits_of_computed_ones(serve: Make, name: str | None) -> None:
+    """Shorter prompts were computed in shorter pieces: nothing of them may stand for a whole piece."""
+    ids = Draws(4).ids(1000)
+    sampling = SamplingParams(max_tokens=6, ignore_eos=True)
+    requests = [
+        Request(prompt=(*ids[:length], 7), adapter=name, sampling=sampling)
+        for length in (17, 40, 61, 100, 133, 200, 254, 300, 330, 450, 509, 512, 600, 900)
+    ]
+    single = serve(determinism="invariant", prefix_tokens=0)
+    wanted = [alone(single, request) for request in requests]
+    wanted = [alone(single, request) for request in requests]  # after whatever is prepared once
+    engine = serve(determinism="invariant")
+    alone(engine, requests[0])
+    assert [alone(engine, request) for request in requests] == wanted
+    assert engine.generate(requests[-1]).usage.cached_tokens == 768
 
 
 def test_without_invariance_bits_do_change(serve: Make) -> None:
@@ -329,5 +348,5 @@ def test_none_draws_a_fresh_seed_for_requests_without_one(make_engine: Make) -> 
 
 @pytest.mark.parametrize("level", ["", "Seeded", "bitwise", None])
 def test_levels_that_are_none_are_refused(make_engine: Make, level: Any) -> None:
-    with pytest.raises(ConfigError, match="determinism is .* expected one of none, seeded, invariant"):
+    with pytest.raises(ConfigError, match=r"determinism is .* expected one of none, seeded, invariant"):
         make_engine(determinism=level)
