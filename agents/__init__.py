@@ -6,18 +6,26 @@ from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from docendo.agents import _models as models
+    from docendo.agents._chat_model_engine import ChatModelEngine
     from docendo.agents._context import RunContext, Turn
     from docendo.agents._engine import Engine
+    from docendo.agents._langchain import ChatDocendo
+    from docendo.agents._open import open_engine
+    from docendo.agents._openai import OpenAIEngine
     from docendo.agents._protocol import EngineProtocol
     from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
     from docendo.agents._scripted import ScriptedEngine
+    from docendo.agents._telemetry import instrument
     from docendo.agents._tiny import tiny_model
 
 __all__ = [
     "Agent",
+    "ChatDocendo",
+    "ChatModelEngine",
     "Engine",
     "EngineProtocol",
     "ModelVerifier",
+    "OpenAIEngine",
     "RunContext",
     "ScriptedEngine",
     "Student",
@@ -26,7 +34,9 @@ __all__ = [
     "Tutor",
     "Verdict",
     "Verifier",
+    "instrument",
     "models",
+    "open_engine",
     "tiny_model",
 ]
 
@@ -38,10 +48,15 @@ __getattr__, __dir__ = lazy_names(
             ("Agent", "ModelVerifier", "Student", "Teacher", "Tutor", "Verdict", "Verifier"),
             "docendo.agents._roles",
         ),
+        "ChatDocendo": "docendo.agents._langchain",
+        "ChatModelEngine": "docendo.agents._chat_model_engine",
         "Engine": "docendo.agents._engine",
         "EngineProtocol": "docendo.agents._protocol",
+        "OpenAIEngine": "docendo.agents._openai",
         "ScriptedEngine": "docendo.agents._scripted",
+        "instrument": "docendo.agents._telemetry",
         "models": "docendo.agents._models:",
+        "open_engine": "docendo.agents._open",
         "tiny_model": "docendo.agents._tiny",
     },
 )

@@ -21,7 +21,6 @@ from docendo.agents import _models as models
 from docendo.agents._flops import FlopsModel
 from docendo.agents._grammar import GrammarCompiler
 from docendo.agents._jobs import Desk, Job
-from docendo.agents._ledger import ledger_rows
 from docendo.agents._loop import DecodeLoop
 from docendo.agents._lora import LoadedAdapter, install_router, read_adapter
 from docendo.agents._serving import make_loop
@@ -114,8 +113,8 @@ class Engine:
             determinism: What a seed promises. "seeded": the same random numbers, so the same tokens up to
                 rounding, which depends on what else is in the batch; a request without a seed gets one from
                 its prompt. "invariant": the same bits whatever else runs; each row is computed alone, which
-                costs most of the batch's speed. "none": as "seeded", but a request without a seed gets a fresh
-                one each time.
+                costs most of the batch's speed. "none": as "seeded", but a request without a seed gets
+                a fresh one each time.
 
         Raises:
             ConfigError: if a limit is not positive or the level of determinism is unknown.
@@ -147,10 +146,11 @@ class Engine:
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self._stops = template_stops(tokenizer)
         self._ends = end_ids(tokenizer, model.config, text, model.generation_config)
-        self._grammars = GrammarCompiler(tokenizer, vocabulary=self._vocabulary, ends=self._ends)
+        self._grammars = GrammarCompiler(tokenizer, width=self._vocabulary, ends=self._ends)
         self._desk = Desk(
             name=name, fingerprint=self.fingerprint, decode_text=_text_decoder(tokenizer, self._tokenizing)
         )
+        self._desk.mask_width = max(self._vocabulary, len(tokenizer))
         self._worker = Worker(
             make_loop(
                 model,
@@ -259,7 +259,7 @@ class Engine:
         """Checks a request and makes the job of it."""
         adapter = self._adapter(request.adapter)
         params = request.sampling
-        self.capabilities.require(params.needs(), engine=self.name, by="the request")
+        self.capabilities.require(request.needs(), engine=self.name, by="the request")
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt, request.tools)
         self._check_ids([*prompt, *params.stop_token_ids])
@@ -435,20 +435,14 @@ class Engine:
         time the engine was busy.
         """
         names = {adapter.sha256: name for name, adapter in self._adapters.items()}
-        return ledger_rows(dict(self._desk.ledger), model=self.name, names=names)
+        return self._desk.accounts.rows(model=self.name, names=names)
 
     def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
         """Calls back on the engine's thread after each request that ends; returns what unsubscribes.
 
         Callbacks should be quick: the engine waits for them.
         """
-        self._desk.callbacks.append(callback)
-
-        def unsubscribe() -> None:
-            if callback in self._desk.callbacks:
-                self._desk.callbacks.remove(callback)
-
-        return unsubscribe
+        return self._desk.accounts.subscribe(callback)
 
     def close(self) -> None:
         """Stops the owner thread; what is still queued fails with `EngineClosed`."""
@@ -472,7 +466,8 @@ def _features(tokenizer: Any) -> frozenset[Feature]:
 
 def _flops(model: FlopsModel) -> Callable[[int, int, int, LoadedAdapter | None], float]:
     def flops(new: int, before: int, heads: int, adapter: LoadedAdapter | None) -> float:
-        return model.forward(new, before, heads) + (adapter.flops * new if adapter else 0.0)
+        weights = adapter.weights if adapter else 0
+        return model.forward(new, before, head_positions=heads, adapter_weights=weights)
 
     return flops
 

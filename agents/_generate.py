@@ -7,6 +7,7 @@ batch, in which all prompts are the same and nothing is padded.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from docendo.agents._jobs import Desk, Job
-from docendo.agents._lora import AdapterRouter, LoadedAdapter
+from docendo.agents._lora import LoadedAdapter
 from docendo.agents._rows import Row, RowLoop
 from docendo.agents._sampling import sample_seed
 
@@ -35,7 +36,6 @@ class GenerateLoop(RowLoop):
         super().__init__(desk)
         self.model, self.invariant, self.flops = model, invariant, flops
         self.device, self.dtype = model.device, model.dtype
-        self.router = AdapterRouter()
 
     def step(self) -> None:
         """Runs the next job to its end."""
@@ -44,7 +44,8 @@ class GenerateLoop(RowLoop):
             return
         job = self.desk.waiting[0]
         self.desk.take([job])
-        self.router.route([(job.adapter, 1)], self.device, self.dtype)
+        # Every token of the job's passes is served by its adapter, however many there are.
+        self.router.route([(job.adapter, sys.maxsize)], self.device, self.dtype)
         if job.completion is not None:
             self._score(job)
             return
@@ -91,7 +92,7 @@ class GenerateLoop(RowLoop):
         return values
 
 
-class _Steering(LogitsProcessor):  # type: ignore[misc]
+class _Steering(LogitsProcessor):
     """Draws each row's token by the engine's own rules and leaves `generate` no other."""
 
     def __init__(self, loop: GenerateLoop, job: Job) -> None:
@@ -122,7 +123,7 @@ class _Steering(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
 
-class _Over(StoppingCriteria):  # type: ignore[misc]
+class _Over(StoppingCriteria):
     """Stops when every row is done, or the job is cancelled or late."""
 
     def __init__(self, steering: _Steering) -> None:

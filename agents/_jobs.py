@@ -6,16 +6,15 @@ An engine's loop decides what is computed; the `Desk` holds what every kind of l
 from __future__ import annotations
 
 import bisect
-import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from docendo.agents._ledger import LedgerEntry, LedgerKey
+from docendo.agents._accounts import Accounts
+from docendo.agents._grammar import CompiledGrammar
 from docendo.agents._lora import LoadedAdapter
 from docendo.errors import DeadlineExceeded, DocendoError, InfrastructureError, ModelFailure
 from docendo.records import (
@@ -31,28 +30,8 @@ from docendo.records import (
     Usage,
 )
 
-_log = logging.getLogger(__name__)
 _DEFAULTS = SamplingParams()
 NOT_FINITE = "the model gave logits that are not finite"
-
-
-class Matcher(Protocol):
-    """Follows one constrained sample token by token."""
-
-    finished: bool
-
-    def fill(self, masks: Any, index: int) -> None:
-        """Writes which tokens may come next into row `index` of `masks`."""
-
-    def accept(self, token: int) -> bool:
-        """Takes the next token."""
-
-
-class CompiledGrammar(Protocol):
-    """A grammar made ready for one vocabulary."""
-
-    def matcher(self) -> Matcher:
-        """A follower for a new sample."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -129,8 +108,9 @@ class Desk:
         """`name` and `fingerprint` are the model's; `decode_text` turns token ids into text."""
         self.name, self.fingerprint, self.decode_text = name, fingerprint, decode_text
         self.waiting: list[Job] = []
-        self.ledger: dict[LedgerKey, LedgerEntry] = defaultdict(LedgerEntry)
-        self.callbacks: list[Callable[[EngineEvent], None]] = []
+        self.accounts = Accounts()
+        #: Tokens that a grammar's mask covers.
+        self.mask_width = 0
         #: Called when a job leaves the queue, so that another can be let in.
         self.on_left: Callable[[Job], None] = lambda job: None
         self._count = 0
@@ -180,7 +160,7 @@ class Desk:
             gone = {id(job) for job in over}
             for job in over:
                 if job.future.cancelled():
-                    self._close(job, "cancelled", "", self._usage(job, generated(job)))
+                    self._close(job, "cancelled", "", self.usage(job, generated(job)))
                 if job.started is None:
                     self.on_left(job)
             self.waiting = [job for job in self.waiting if id(job) not in gone]
@@ -201,6 +181,7 @@ class Desk:
         tokens: Sequence[int],
         logprobs: Sequence[float],
         reason: FinishReason | None = None,
+        usage: Usage | None = None,
     ) -> None:
         """Gives a piece of a sample to whoever listens."""
         if job.listener is not None:
@@ -211,6 +192,7 @@ class Desk:
                     token_ids=tuple(tokens),
                     logprobs=tuple(logprobs),
                     finish_reason=reason,
+                    usage=usage,
                 )
             )
 
@@ -218,7 +200,7 @@ class Desk:
         """Ends a generation of which all samples are there."""
         generated = sum(len(sample.token_ids) for sample in job.samples.values())
         now = time.monotonic()
-        usage = self._usage(job, generated)
+        usage = self.usage(job, generated)
         asked = job.params.prompt_logprobs
         result = Result(
             completions=tuple(job.samples[i] for i in range(job.params.n)),
@@ -241,7 +223,7 @@ class Desk:
         if not all(map(math.isfinite, logprobs)):
             self.fail(job, ModelFailure(NOT_FINITE))
             return
-        usage = self._usage(job, 0)
+        usage = self.usage(job, 0)
         result = ScoreResult(
             token_ids=tuple(job.completion or ()),
             logprobs=tuple(logprobs),
@@ -255,10 +237,11 @@ class Desk:
     def fail(self, job: Job, error: BaseException, *, generated: int = 0) -> None:
         """Ends a job with an error."""
         if not job.future.done():
-            self._close(job, "failed", type(error).__name__, self._usage(job, generated))
+            self._close(job, "failed", type(error).__name__, self.usage(job, generated))
             _resolve(job.future, error=error)
 
-    def _usage(self, job: Job, generated: int) -> Usage:
+    def usage(self, job: Job, generated: int) -> Usage:
+        """The tokens of a job that has generated so many."""
         return Usage(
             prompt_tokens=len(job.prompt) + len(job.completion or ()),
             cached_tokens=job.cached,
@@ -267,11 +250,6 @@ class Desk:
 
     def _close(self, job: Job, status: EventStatus, error: str, usage: Usage) -> None:
         """Books a job once, before its result is given out."""
-        key = LedgerKey(job.origin.run, job.origin.role, job.origin.agent, job.adapter_hash)
-        if job.started is not None:
-            self.ledger[key].add(usage, job.seconds, job.flops)
-        if not self.callbacks:
-            return
         now, wall = time.monotonic(), time.time()
         started = now if job.started is None else job.started
         event = EngineEvent(
@@ -291,11 +269,7 @@ class Desk:
             flops=job.flops,
             error=error,
         )
-        for callback in tuple(self.callbacks):
-            try:
-                callback(event)
-            except Exception:  # an observer's fault must not end the requests of others
-                _log.exception("a callback of the engine's events failed")
+        self.accounts.record(event, adapter=job.adapter_hash)
 
 
 def _resolve(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from docendo.agents._jobs import Desk, Job
-from docendo.agents._lora import AdapterRouter, LoadedAdapter
+from docendo.agents._lora import LoadedAdapter
 from docendo.agents._prefixes import MIN_PREFIX, Match, PrefixTree, shared_length
 from docendo.agents._rows import Row, RowLoop
 from docendo.agents._sampling import Draw, sample_seed
@@ -90,7 +90,6 @@ class DecodeLoop(RowLoop):
         self.device, self.dtype = model.device, model.dtype
         self.max_rows, self.max_length, self.cache_bytes = max_rows, max_length, cache_bytes
         self.invariant, self.flops = invariant, flops
-        self.router = AdapterRouter()
         self.cache = SlotCache(kv, dtype=self.dtype, device=self.device, limit_bytes=cache_bytes)
         self.prefixes = PrefixTree(prefix_tokens)
         self._matches: dict[int, tuple[int, Match]] = {}

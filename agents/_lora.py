@@ -1,9 +1,10 @@
 """Serving many LoRA adapters (arXiv 2106.09685) on one base, in one batch.
 
-The adapters of a batch are stacked: with A = [A1; A2; ...] and B = [B1 | B2 | ...] one product computes
-all of them, and a gate, 1 where a token's adapter owns the rank and 0 elsewhere, keeps every token to its
-own. So a mixed batch costs two small products per layer whatever the number of adapters, in any
-order, where PEFT's mixed batches loop over the adapters.
+Tokens of a long run, such as a prompt, are served by their adapter alone. Rows that take one step each
+are served together: with A = [A1; A2; ...] and B = [B1 | B2 | ...] one product computes all adapters, and
+a gate, 1 where a token's adapter owns the rank and 0 elsewhere, keeps every token to its own. So a mixed
+batch costs two small products per layer whatever the number of adapters, in any order, where PEFT's
+mixed batches loop over the adapters.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from docendo.agents._linear import PackedLinear
 from docendo.errors import AdapterError
 from docendo.hashing import digest, file_sha256
 from docendo.manifest import read_manifest
 
 WEIGHTS = "adapter_model.safetensors"
+#: From so many tokens on, an adapter's own small products are cheaper than its share of a stack.
+LONG_RUN = 64
+#: Stacks that are kept: the sets of adapters that meet in passes repeat.
+MAX_STACKS = 16
 #: Beyond any prompt and completion.
 NEVER = 1 << 62
 _PREFIX = "base_model.model."
@@ -53,9 +59,9 @@ class LoadedAdapter:
     invocation: tuple[int, ...] = ()
 
     @property
-    def flops(self) -> float:
-        """Floating-point operations per token that it acts on: two for every weight."""
-        return 2.0 * sum(a.numel() + b.numel() for a, b in self.pairs.values())
+    def weights(self) -> int:
+        """How many weights it has."""
+        return sum(a.numel() + b.numel() for a, b in self.pairs.values())
 
     def activation(self, prompt: Sequence[int]) -> int:
         """The first token of `prompt` that it acts on."""
@@ -111,7 +117,7 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         b = tensors.get(key.replace(".lora_A.", ".lora_B."))
         linear = modules.get(target)
         linear = linear.base if isinstance(linear, RoutedLinear) else linear
-        if not isinstance(linear, nn.Linear) or b is None:
+        if not isinstance(linear, nn.Linear | PackedLinear) or b is None:
             raise AdapterError(
                 f"adapter {path} targets {target}, which the base model lacks or which is its output layer",
                 remedy="use its own base, or train it on inner linear layers",
@@ -129,10 +135,10 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
                 expected=f"{linear.in_features} to {linear.out_features}",
                 remedy="use the base model it was trained on",
             )
-        weight = linear.weight
+        like = linear if isinstance(linear, PackedLinear) else linear.weight
         pairs[target] = (
-            a.to(weight.device, weight.dtype),
-            (b.float() * scaling).to(weight.device, weight.dtype),
+            a.to(like.device, like.dtype),
+            (b.float() * scaling).to(like.device, like.dtype),
         )
     if not pairs:
         raise AdapterError(f"adapter {path} holds no LoRA weights", expected="lora_A and lora_B tensors")
@@ -168,59 +174,153 @@ def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
             )
 
 
+class _Part(NamedTuple):
+    """Tokens `start` to `stop` of a pass, which these adapters serve; the gate says which owns which."""
+
+    start: int
+    stop: int
+    adapters: tuple[LoadedAdapter, ...]
+    gate: torch.Tensor | None
+
+
 class AdapterRouter:
     """Which adapter acts on each token of the next forward pass. Shared by all `RoutedLinear` modules."""
 
     def __init__(self) -> None:
         """Starts with no adapter."""
-        self.gate: torch.Tensor | None = None
-        self._active: tuple[LoadedAdapter, ...] = ()
-        self._stacks: dict[str, tuple[torch.Tensor, torch.Tensor] | None] = {}
+        self.parts: list[_Part] = []
+        # Layers that read the same input (queries, keys and values; gate and up) share one product with
+        # their A. Which do is seen when they are called; the first to be called is the leader.
+        self._groups: dict[str, list[str]] = {}
+        self._leaders: dict[str, str] = {}
+        self._leading = ""
+        self._input: torch.Tensor | None = None
+        self._hidden: list[torch.Tensor | None] = []
+        self._downs: dict[tuple[tuple[LoadedAdapter, ...], str], torch.Tensor | None] = {}
+        self._ups: dict[tuple[tuple[LoadedAdapter, ...], str], torch.Tensor | None] = {}
 
     def route(
         self, runs: Sequence[tuple[LoadedAdapter | None, int]], device: torch.device, dtype: torch.dtype
     ) -> None:
-        """Sets the adapters of the next forward pass: which one, None for the base, for how many tokens."""
-        active = tuple(sorted({a for a, _ in runs if a is not None}, key=id))
-        if active != self._active:
-            self._active, self._stacks = active, {}
-        if not active or (len(active) == 1 and all(a is not None for a, _ in runs)):
-            self.gate = None
+        """Sets the adapters of the next forward pass: which one, None for the base, for how many tokens.
+
+        Long runs are served one by one, each by its adapter alone; short ones together, by a stack.
+        """
+        self._input = None
+        self.parts = []
+        short: list[tuple[LoadedAdapter | None, int]] = []
+        start = position = 0
+        for owner, count in runs:
+            if count >= LONG_RUN:
+                self._stack_up(start, short, device, dtype)
+                if owner is not None:
+                    self.parts.append(_Part(position, position + count, (owner,), None))
+                short, start = [], position + count
+            else:
+                short.append((owner, count))
+            position += count
+        self._stack_up(start, short, device, dtype)
+        active = {part.adapters for part in self.parts}
+        kept = {adapters for adapters, _ in self._ups}
+        if len(kept) > MAX_STACKS:
+            self._downs = {key: down for key, down in self._downs.items() if key[0] in active}
+            self._ups = {key: up for key, up in self._ups.items() if key[0] in active}
+
+    def _stack_up(
+        self,
+        start: int,
+        runs: Sequence[tuple[LoadedAdapter | None, int]],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        active = tuple(sorted({owner for owner, _ in runs if owner is not None}, key=id))
+        if not active:
             return
-        widths = torch.tensor([a.rank for a in active])
-        owner = torch.repeat_interleave(torch.arange(len(active)), widths)
-        index = {a: i for i, a in enumerate(active)}
-        mine = torch.tensor([-1 if a is None else index[a] for a, _ in runs])
-        mine = torch.repeat_interleave(mine, torch.tensor([count for _, count in runs]))
-        self.gate = (mine[:, None] == owner).to(device, dtype)[None]
-
-    def stack(self, module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The stacked A and B of the active adapters for one module, or None if none targets it."""
-        if not self._active:
-            return None
-        if module not in self._stacks:
-            self._stacks[module] = self._build(module)
-        return self._stacks[module]
-
-    def _build(self, module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        found = next((a.pairs[module] for a in self._active if module in a.pairs), None)
-        if found is None:
-            return None
-        a_parts, b_parts = [], []
-        for adapter in self._active:
-            a, b = adapter.pairs.get(module) or (
-                found[0].new_zeros(adapter.rank, found[0].shape[1]),
-                found[1].new_zeros(found[1].shape[0], adapter.rank),
+        gate = None
+        if len(active) > 1 or any(owner is None for owner, _ in runs):
+            owners = torch.repeat_interleave(
+                torch.arange(len(active)), torch.tensor([adapter.rank for adapter in active])
             )
-            a_parts.append(a)
-            b_parts.append(b)
-        return torch.cat(a_parts), torch.cat(b_parts, dim=1).contiguous()
+            index = {adapter: number for number, adapter in enumerate(active)}
+            mine = torch.repeat_interleave(
+                torch.tensor([-1 if owner is None else index[owner] for owner, _ in runs]),
+                torch.tensor([count for _, count in runs]),
+            )
+            gate = (mine[:, None] == owners).to(device, dtype)
+        self.parts.append(_Part(start, start + sum(count for _, count in runs), active, gate))
+
+    def add(self, module: str, inputs: torch.Tensor, output: torch.Tensor) -> None:
+        """Adds the adapters' terms to a layer's output, in place."""
+        leader = self._leaders.setdefault(module, module)
+        if inputs is self._input and leader == module and module != self._leading:
+            self._join(module)
+        elif inputs is not self._input or leader != self._leading:
+            self._input, self._leading = inputs, module
+            self._hidden = [self._down(part, module, inputs) for part in self.parts]
+        group = self._groups.setdefault(self._leading, [self._leading])
+        flat = output.view(-1, output.shape[-1])
+        for part, hidden in zip(self.parts, self._hidden, strict=True):
+            up = self._up(part.adapters, module)
+            if up is None or hidden is None:
+                continue
+            ranks = up.shape[0]
+            place = group.index(module) * ranks
+            flat[part.start : part.stop].addmm_(hidden[:, place : place + ranks], up)
+
+    def _join(self, module: str) -> None:
+        """Counts a layer to the group that is being computed, from which it has just met the input."""
+        self._groups.setdefault(self._leading, [self._leading]).append(module)
+        self._leaders[module] = self._leading
+        self._downs = {key: down for key, down in self._downs.items() if key[1] != self._leading}
+        if self._input is not None:
+            self._hidden = [self._down(part, self._leading, self._input) for part in self.parts]
+
+    def _down(self, part: _Part, leader: str, inputs: torch.Tensor) -> torch.Tensor | None:
+        """The product with A for a leader's whole group, (tokens, members x ranks)."""
+        key = (part.adapters, leader)
+        if key not in self._downs:
+            members = [_stacked(part.adapters, name) for name in self._groups.get(leader, [leader])]
+            width = next((found[0].shape[1] for found in members if found), 0)
+            ranks = sum(adapter.rank for adapter in part.adapters)
+            downs = [found[0] if found else inputs.new_zeros(ranks, width) for found in members]
+            self._downs[key] = torch.cat(downs).t().contiguous() if width else None
+        down = self._downs[key]
+        if down is None:
+            return None
+        hidden = inputs.reshape(-1, inputs.shape[-1])[part.start : part.stop] @ down
+        if part.gate is not None:
+            ranks = part.gate.shape[1]
+            hidden.view(len(hidden), -1, ranks).mul_(part.gate[:, None])
+        return hidden
+
+    def _up(self, adapters: tuple[LoadedAdapter, ...], module: str) -> torch.Tensor | None:
+        key = (adapters, module)
+        if key not in self._ups:
+            found = _stacked(adapters, module)
+            self._ups[key] = found[1].t().contiguous() if found else None
+        return self._ups[key]
+
+
+def _stacked(adapters: tuple[LoadedAdapter, ...], module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """A, (ranks, in), and B, (out, ranks), of some adapters for a module; None if none targets it."""
+    found = next((adapter.pairs[module] for adapter in adapters if module in adapter.pairs), None)
+    if found is None:
+        return None
+    a_parts, b_parts = [], []
+    for adapter in adapters:
+        a, b = adapter.pairs.get(module) or (
+            found[0].new_zeros(adapter.rank, found[0].shape[1]),
+            found[1].new_zeros(found[1].shape[0], adapter.rank),
+        )
+        a_parts.append(a)
+        b_parts.append(b)
+    return torch.cat(a_parts), torch.cat(b_parts, dim=1)
 
 
 class RoutedLinear(nn.Module):
     """A linear layer that adds the LoRA terms its router asks for."""
 
-    def __init__(self, base: nn.Linear, name: str, router: AdapterRouter) -> None:
+    def __init__(self, base: nn.Linear | PackedLinear, name: str, router: AdapterRouter) -> None:
         """Wraps `base`, known as `name` in the model."""
         super().__init__()
         self.base = base
@@ -233,15 +333,11 @@ class RoutedLinear(nn.Module):
         return self.base.weight
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps (rows, width, in) to (rows, width, out)."""
+        """Maps (1, tokens, in) to (1, tokens, out), or batches of one adapter."""
         output: torch.Tensor = self.base(inputs)
-        stack = self.router.stack(self.name)
-        if stack is None:
-            return output
-        hidden = nn.functional.linear(inputs, stack[0])
-        if self.router.gate is not None:
-            hidden = hidden * self.router.gate
-        return output + nn.functional.linear(hidden, stack[1])
+        if self.router.parts:
+            self.router.add(self.name, inputs, output)
+        return output
 
 
 def install_router(model: nn.Module, targets: Sequence[str], router: AdapterRouter) -> None:
@@ -250,5 +346,5 @@ def install_router(model: nn.Module, targets: Sequence[str], router: AdapterRout
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         linear = getattr(parent, child)
-        if isinstance(linear, nn.Linear):
+        if isinstance(linear, nn.Linear | PackedLinear):
             setattr(parent, child, RoutedLinear(linear, name, router))

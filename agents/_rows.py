@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from docendo.agents._jobs import NOT_FINITE, Desk, Job, Matcher
+from docendo.agents._grammar import Matcher
+from docendo.agents._jobs import NOT_FINITE, Desk, Job
+from docendo.agents._lora import AdapterRouter
 from docendo.agents._sampling import Draw, draw
 from docendo.agents._streams import certain_text
-from docendo.errors import ModelFailure
-from docendo.records import Completion, FinishReason
+from docendo.errors import DocendoError, ModelFailure
+from docendo.records import Completion, FinishReason, Usage
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -54,6 +56,7 @@ class RowLoop:
     def __init__(self, desk: Desk) -> None:
         """`desk` is where jobs wait and end."""
         self.desk = desk
+        self.router = AdapterRouter()
         self.rows: list[Row] = []
 
     @property
@@ -101,8 +104,22 @@ class RowLoop:
             [row.seed for row in rows],
             [len(row.tokens) for row in rows],
             [row.context + row.tokens if row.job.params.repetition_penalty != 1.0 else () for row in rows],
-            [row.matcher for row in rows],
+            self._masks(rows, logits.shape[-1]),
         )
+
+    def _masks(self, rows: Sequence[Row], width: int) -> torch.Tensor | None:
+        """What the grammars of rows allow next, a bit per token; None where no row has one."""
+        if all(row.matcher is None for row in rows):
+            return None
+        masks = torch.zeros(len(rows), -(-max(width, self.desk.mask_width) // 32), dtype=torch.int32)
+        for number, row in enumerate(rows):
+            if row.matcher is not None:
+                try:
+                    row.matcher.fill(masks, number)
+                except DocendoError as error:
+                    masks[number] = -1
+                    self.desk.fail(row.job, error, generated=self._generated(row.job))
+        return masks
 
     def _accept(self, rows: Sequence[Row], drawn: Draw) -> set[Row]:
         """Appends drawn tokens to their rows; returns the rows that are done."""
@@ -110,6 +127,8 @@ class RowLoop:
         now = time.monotonic()
         for number, (row, token, logprob) in enumerate(zip(rows, drawn.tokens, drawn.logprobs, strict=True)):
             job = row.job
+            if job.future.done():
+                continue  # `expire` books it and takes it out before the next pass
             if not math.isfinite(logprob):
                 done.add(row)
                 self._poisoned(row)
@@ -126,7 +145,7 @@ class RowLoop:
                 done.add(row)
                 self._finish(row, *ending)
             elif job.listener is not None:
-                self._send(row, certain_text(self.desk.decode_text(row.tokens), job.stops), None)
+                self._send(row, certain_text(self.desk.decode_text(row.tokens), job.stops))
         return done
 
     def _ending(self, row: Row) -> tuple[str, FinishReason] | None:
@@ -152,7 +171,6 @@ class RowLoop:
 
     def _finish(self, row: Row, text: str, reason: FinishReason) -> None:
         job = row.job
-        self._send(row, text, reason)
         job.samples[row.index] = Completion(
             text=text,
             token_ids=tuple(row.tokens),
@@ -160,14 +178,19 @@ class RowLoop:
             finish_reason=reason,
             top_logprobs=tuple(row.top),
         )
-        if len(job.samples) == job.params.n:
+        last = len(job.samples) == job.params.n
+        self._send(row, text, reason, self.desk.usage(job, self._generated(job)) if last else None)
+        if last:
             self.desk.finish(job)
 
-    def _send(self, row: Row, text: str, reason: FinishReason | None) -> None:
+    def _send(
+        self, row: Row, text: str, reason: FinishReason | None = None, usage: Usage | None = None
+    ) -> None:
         if row.job.listener is not None and (reason or len(text) > row.sent_text):
             since = row.sent_tokens
             piece = text[row.sent_text :]
-            self.desk.stream(row.job, row.index, piece, row.tokens[since:], row.logprobs[since:], reason)
+            tokens, logprobs = row.tokens[since:], row.logprobs[since:]
+            self.desk.stream(row.job, row.index, piece, tokens, logprobs, reason, usage)
             row.sent_text, row.sent_tokens = max(row.sent_text, len(text)), len(row.tokens)
 
     def _generated(self, job: Job) -> int:

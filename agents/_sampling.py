@@ -7,14 +7,11 @@ samples does not depend on its batch mates or on the order of steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from docendo.records import SamplingParams
-
-if TYPE_CHECKING:
-    from docendo.agents._jobs import Matcher
 
 _MASK = (1 << 64) - 1
 
@@ -57,7 +54,7 @@ def draw(
     seeds: Sequence[int],
     positions: Sequence[int],
     histories: Sequence[Sequence[int]],
-    matchers: Sequence[Matcher | None] = (),
+    masks: torch.Tensor | None = None,
 ) -> Draw:
     """Samples one token per row.
 
@@ -67,14 +64,15 @@ def draw(
         seeds: Seed per row.
         positions: How many tokens the row has generated so far.
         histories: Prompt and generated tokens per row, read only where a repetition penalty is set.
-        matchers: What the grammar of each row allows next; None, or no entry, allows all.
+        masks: What the grammar of each row allows next, shape (rows, vocabulary / 32), a bit per token.
 
     Returns:
         Tokens, and their log-probabilities under the model's own distribution (before penalty,
         temperature, filters and grammar). A log-probability is not finite where the logits were not.
     """
     logits = logits.float()
-    norm = torch.logsumexp(logits, dim=-1)
+    # In parts that stay in the processor's cache.
+    norm = torch.cat([part.logsumexp(dim=-1) for part in logits.split(4)])
     steered = logits
     penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
     if penalised:
@@ -85,10 +83,11 @@ def draw(
             penalty = params[row].repetition_penalty
             steered[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
 
-    constrained = [row for row, matcher in enumerate(matchers) if matcher is not None]
-    if constrained:
+    if masks is not None:
+        from docendo.agents._grammar import apply
+
         steered = logits.clone() if steered is logits else steered
-        _constrain(steered, constrained, matchers)
+        apply(steered, masks, [row for row, p in enumerate(params) if p.grammar is not None])
 
     tokens = torch.empty(len(params), dtype=torch.long, device=logits.device)
     groups: dict[str, list[int]] = {"greedy": [], "plain": [], "filtered": []}
@@ -105,17 +104,6 @@ def draw(
         tokens[rows] = _filtered(steered, rows, params, _uniforms(rows, seeds, positions, logits.device))
     chosen = logits.gather(1, tokens[:, None])[:, 0] - norm
     return Draw(tokens.tolist(), chosen.tolist(), _top(logits, norm, params))
-
-
-def _constrain(logits: torch.Tensor, rows: list[int], matchers: Sequence[Matcher | None]) -> None:
-    from docendo.agents._grammar import apply, empty_masks
-
-    masks = empty_masks(len(rows), logits.shape[-1])
-    for index, row in enumerate(rows):
-        matcher = matchers[row]
-        if matcher is not None:
-            matcher.fill(masks, index)
-    apply(logits, masks, rows)
 
 
 def _top(

@@ -4,79 +4,131 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, get_args
 
-from docendo.agents._ledger import LedgerEntry, LedgerKey, ledger_rows
-from docendo.errors import AdapterError, ConfigError
+from docendo.agents._accounts import Accounts
+from docendo.agents._answers import StopText
+from docendo.agents._servers import prompt_messages
+from docendo.agents._templates import plain_text
+from docendo.errors import AdapterError, ConfigError, DeadlineExceeded, EngineClosed
 from docendo.hashing import digest, file_sha256
-from docendo.records import Completion, Message, Request, Result, ScoreRequest, ScoreResult, Usage
+from docendo.records import (
+    Capabilities,
+    Chunk,
+    Completion,
+    EngineEvent,
+    EventStatus,
+    Feature,
+    Message,
+    Request,
+    Result,
+    SamplingParams,
+    ScoreRequest,
+    ScoreResult,
+    Usage,
+)
 
 Answer: TypeAlias = "str | Sequence[str] | Result"
 Script: TypeAlias = "Iterable[Answer] | Callable[[Request], Answer]"
+
+#: A script can stand for any engine; only what it would have to make up is left out.
+_FEATURES = frozenset(get_args(Feature)) - {"top_logprobs", "prompt_logprobs"}
 
 
 class ScriptedEngine:
     """Answers requests from a list, a generator or a callable that sees the request.
 
     A list or generator is played in order and its end is an error, so a test notices one call too many.
-    An answer is a text, a list of `n` texts, or a whole `Result`. Tokens are counted as words. Scoring uses
-    `scores`, a callable from a `ScoreRequest` to a log-probability (by default -1 for every word).
+    An answer is a text, a list of `n` texts, or a whole `Result`. Tokens are counted as words; texts end at
+    stop strings, not after `max_tokens`; a `Result` is returned as it is. Scoring uses `scores`, a
+    callable from a `ScoreRequest` to a log-probability (by default -1 for every word).
 
     Example:
         >>> engine = ScriptedEngine(["4", "5"])
         >>> engine.generate(Request(prompt="2 + 2 =")).text
         '4'
+        >>> [chunk.text for chunk in ScriptedEngine(["one two"]).stream(Request(prompt="count"))]
+        ['one ', 'two']
     """
 
     def __init__(
-        self, script: Script, *, name: str = "scripted", scores: Callable[[ScoreRequest], float] | None = None
+        self,
+        script: Script,
+        *,
+        name: str = "scripted",
+        scores: Callable[[ScoreRequest], float] | None = None,
+        capabilities: Capabilities | None = None,
     ) -> None:
-        """Starts at the beginning of the script."""
+        """Starts at the beginning of the script.
+
+        Args:
+            script: The answers.
+            name: What to call the model in records.
+            scores: Log-probability of a completion.
+            capabilities: What to offer, to test what needs more: by default all but alternatives' and
+                prompts' log-probabilities.
+        """
         self.name = name
         self.fingerprint = digest("scripted", name)
         self.model_path = None
+        self.capabilities = capabilities or Capabilities(features=_FEATURES, determinism="invariant")
         self.requests: list[Request] = []
         self._call = script if callable(script) else _player(iter(script))
         self._scores = scores
         self._lock = threading.Lock()
         self._adapters: dict[str, str] = {}
-        self._ledger: dict[LedgerKey, LedgerEntry] = {}
+        self._accounts = Accounts()
+        self._closed = False
 
     def submit(self, request: Request) -> Future[Result]:
-        """Plays the next answer; see `Engine.submit`."""
+        """Plays the next answer, in this thread; see `Engine.submit`."""
+        self._check(request, request.needs())
         future: Future[Result] = Future()
+        submitted = time.time()
         try:
             with self._lock:
                 self.requests.append(request)
                 result = self._result(request, self._call(request))
-                self._count(request, result)
-            future.set_result(result)
+            if request.timeout is not None and time.time() - submitted > request.timeout:
+                raise DeadlineExceeded(
+                    f"the request was not finished within its timeout of {request.timeout:g} s"
+                )
         except Exception as error:  # an engine reports errors through the future
+            self._report(request, "failed", submitted, error=error)
             future.set_exception(error)
+        else:
+            self._report(request, "finished", submitted, result=result)
+            future.set_result(result)
         return future
 
     def submit_score(self, request: ScoreRequest) -> Future[ScoreResult]:
         """Scores with the `scores` callable; see `Engine.submit_score`."""
+        self._check(request, frozenset({"score"}))
+        submitted = time.time()
         words = (
             request.completion.split() if isinstance(request.completion, str) else list(request.completion)
         )
+        if not words:
+            raise ConfigError("the completion to score is empty", expected="at least one word")
         total = self._scores(request) if self._scores else -float(len(words))
-        size = max(1, len(words))
-        future: Future[ScoreResult] = Future()
-        future.set_result(
-            ScoreResult(
-                token_ids=tuple(range(size)),
-                logprobs=(total / size,) * size,
-                usage=Usage(prompt_tokens=_words(request.prompt) + size),
-                model=self.fingerprint,
-                adapter=self.adapter_hash(request.adapter),
-            )
+        size = len(words)
+        result = ScoreResult(
+            token_ids=tuple(range(size)),
+            logprobs=(total / size,) * size,
+            usage=Usage(prompt_tokens=_words(request.prompt) + size),
+            model=self.fingerprint,
+            adapter=self.adapter_hash(request.adapter),
         )
+        self._report(request, "finished", submitted, result=result)
+        future: Future[ScoreResult] = Future()
+        future.set_result(result)
         return future
 
     def generate(self, request: Request) -> Result:
@@ -88,6 +140,17 @@ class ScriptedEngine:
         await asyncio.sleep(0)
         return self.submit(request).result()
 
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """Plays the next answer word by word, sample after sample."""
+        self.capabilities.require(frozenset({"stream"}), engine=self.name, by="the request")
+        yield from _chunks(self.generate(request))
+
+    async def astream(self, request: Request) -> AsyncIterator[Chunk]:
+        """Plays the next answer word by word; yields to the event loop between words."""
+        for chunk in self.stream(request):
+            await asyncio.sleep(0)
+            yield chunk
+
     def score(self, request: ScoreRequest) -> ScoreResult:
         """Scores a completion."""
         return self.submit_score(request).result()
@@ -97,9 +160,9 @@ class ScriptedEngine:
         await asyncio.sleep(0)
         return self.score(request)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """One line per message."""
-        return "\n".join(f"{m['role']}: {m['content']}" for m in messages)
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """One line per tool and message."""
+        return plain_text(messages, tools)
 
     def load_adapter(self, name: str, path: str | Path) -> str:
         """Remembers a name; the digest is that of the weights file if there is one, else of the path."""
@@ -128,11 +191,17 @@ class ScriptedEngine:
         yield
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Calls and words by role, agent and adapter."""
-        return ledger_rows(self._ledger, model=self.name)
+        """Calls and words by run, role, agent and adapter."""
+        names = {sha256: name for name, sha256 in self._adapters.items()}
+        return self._accounts.rows(model=self.name, names=names)
+
+    def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
+        """Calls back after each request that ends; returns what unsubscribes."""
+        return self._accounts.subscribe(callback)
 
     def close(self) -> None:
-        """Does nothing."""
+        """Refuses all further requests."""
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -140,35 +209,86 @@ class ScriptedEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check(self, request: Request | ScoreRequest, needs: frozenset[Feature]) -> None:
+        if self._closed:
+            raise EngineClosed("the engine is closed; make it again")
+        prompt_messages(request.prompt)
+        self.capabilities.require(needs, engine=self.name, by="the request")
+        self.adapter_hash(request.adapter)
+
     def _result(self, request: Request, answer: Answer) -> Result:
         if isinstance(answer, Result):
             return answer
-        texts = [answer] * request.sampling.n if isinstance(answer, str) else list(answer)
-        if len(texts) != request.sampling.n:
-            raise ConfigError(
-                f"the script answered with {len(texts)} texts", expected=f"n = {request.sampling.n}"
-            )
-        completions = tuple(
-            Completion(
-                text=t, token_ids=tuple(range(len(t.split()))), logprobs=(math.log(0.5),) * len(t.split())
-            )
-            for t in texts
-        )
-        generated = sum(len(c.token_ids) for c in completions)
+        params = request.sampling
+        texts = [answer] * params.n if isinstance(answer, str) else list(answer)
+        if len(texts) != params.n:
+            raise ConfigError(f"the script answered with {len(texts)} texts", expected=f"n = {params.n}")
+        completions = tuple(_completion(text, params) for text in texts)
         return Result(
             completions=completions,
-            usage=Usage(prompt_tokens=_words(request.prompt), generated_tokens=generated),
+            usage=Usage(
+                prompt_tokens=_words(request.prompt),
+                generated_tokens=sum(len(c.token_ids) for c in completions),
+            ),
             model=self.fingerprint,
             adapter=self.adapter_hash(request.adapter),
-            seed=request.sampling.seed or 0,
+            seed=params.seed or 0,
         )
 
-    def _count(self, request: Request, result: Result) -> None:
-        key = LedgerKey(request.origin.run, request.origin.role, request.origin.agent, request.adapter)
-        entry = self._ledger.setdefault(key, LedgerEntry())
-        entry.calls += 1
-        entry.prompt_tokens += result.usage.prompt_tokens
-        entry.generated_tokens += result.usage.generated_tokens
+    def _report(
+        self,
+        request: Request | ScoreRequest,
+        status: EventStatus,
+        submitted: float,
+        *,
+        result: Result | ScoreResult | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        generation = isinstance(request, Request)
+        self._accounts.record(
+            EngineEvent(
+                kind="generate" if generation else "score",
+                status=status,
+                origin=request.origin,
+                model=self.name,
+                adapter=request.adapter,
+                sampling=request.sampling if isinstance(request, Request) else SamplingParams(),
+                usage=result.usage if result else Usage(),
+                finish_reasons=tuple(c.finish_reason for c in result.completions)
+                if isinstance(result, Result)
+                else (),
+                submitted=submitted,
+                started=submitted,
+                first_token=(now := time.time()),
+                ended=now,
+                error=type(error).__name__ if error else "",
+            ),
+            adapter=self.adapter_hash(request.adapter),
+        )
+
+
+def _completion(text: str, params: SamplingParams) -> Completion:
+    stop = StopText(params.stop)
+    text = stop.feed(text) + stop.rest()
+    size = len(text.split())
+    return Completion(text=text, token_ids=tuple(range(size)), logprobs=(math.log(0.5),) * size)
+
+
+def _chunks(result: Result) -> Iterator[Chunk]:
+    final = len(result.completions) - 1
+    for index, completion in enumerate(result.completions):
+        pieces = re.findall(r"\s*\S+\s*", completion.text) or [completion.text]
+        for at, piece in enumerate(pieces):
+            last = at == len(pieces) - 1
+            rows = slice(at, None if last else at + 1)
+            yield Chunk(
+                text=piece,
+                index=index,
+                token_ids=completion.token_ids[rows],
+                logprobs=completion.logprobs[rows],
+                finish_reason=completion.finish_reason if last else None,
+                usage=result.usage if last and index == final else None,
+            )
 
 
 def _player(answers: Iterator[Answer]) -> Callable[[Request], Answer]:

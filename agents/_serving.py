@@ -10,6 +10,7 @@ import torch
 
 from docendo.agents._generate import GenerateLoop
 from docendo.agents._jobs import Desk
+from docendo.agents._linear import pack_linears
 from docendo.agents._loop import DecodeLoop
 from docendo.agents._slots import ATTENTION, KVShape, Layout, Stretch, attending
 
@@ -55,6 +56,7 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         if kv is None:
             return "its layers keep keys and values of different shapes, or none"
         model.set_attn_implementation(ATTENTION)
+        pack_linears(model)
         loop = DecodeLoop(model, desk, kv=kv, **options)
         served = _served(loop, ids)
     except (

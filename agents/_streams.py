@@ -59,7 +59,13 @@ async def astream(submit: Callable[[Callable[[Chunk], None]], Future[Any]]) -> A
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody reads any more
             loop.call_soon_threadsafe(chunks.put_nowait, chunk)
 
-    future = await asyncio.to_thread(submit, put)
+    submitting = asyncio.ensure_future(asyncio.to_thread(submit, put))
+    try:
+        future = await asyncio.shield(submitting)
+    except asyncio.CancelledError:
+        # The thread may still be waiting for a place in the queue: what it gets is given back.
+        submitting.add_done_callback(lambda late: late.exception() or late.result().cancel())
+        raise
     future.add_done_callback(lambda _: put(None))
     try:
         while (chunk := await chunks.get()) is not None:

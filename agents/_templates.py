@@ -16,6 +16,7 @@ space, so that model-written text cannot open a new turn.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -85,6 +86,17 @@ def render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[
             name = _PLAIN_NAMES.get(turn["role"], turn["role"].title())
             blocks.append(f"{name}: {turn['content']}\n" + ("\n" if turn["role"] == "assistant" else ""))
     return "".join(blocks) + "Assistant:"
+
+
+def plain_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """One line a message, after one a tool: where the model's own template is not known.
+
+    Example:
+        >>> plain_text([{"role": "user", "content": "hello"}])
+        'user: hello'
+    """
+    lines = [f"tool: {json.dumps(tool, sort_keys=True)}" for tool in tools]
+    return "\n".join([*lines, *(f"{m['role']}: {m['content']}" for m in messages)])
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:

@@ -114,8 +114,8 @@ class Grammar(Record):
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any]) -> Self:
-        """JSON text that satisfies a schema."""
-        return cls(kind="json_schema", spec=json.dumps(schema, sort_keys=True))
+        """JSON text that satisfies a schema. Properties are written in the schema's order."""
+        return cls(kind="json_schema", spec=json.dumps(schema))
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
@@ -261,6 +261,17 @@ class Request(Record):
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigError(f"timeout is {self.timeout!r}", expected="seconds, more than 0")
 
+    def needs(self) -> frozenset[Feature]:
+        """What an engine must offer to answer it: that of its prompt, tools, adapter and sampling."""
+        found: set[Feature] = set(self.sampling.needs())
+        if self.prompt and not isinstance(self.prompt, str):
+            found.add("token_prompts" if isinstance(self.prompt[0], int) else "messages")
+        if self.tools:
+            found.add("tools")
+        if self.adapter is not None:
+            found.add("adapters")
+        return frozenset(found)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest(Record):
@@ -330,6 +341,7 @@ class Chunk(Record):
         token_ids: The tokens since the last chunk of this sample.
         logprobs: Their log-probabilities.
         finish_reason: Set on the last chunk of a sample.
+        usage: Tokens of the whole request, on its very last chunk; None if the engine does not know them.
     """
 
     text: str
@@ -337,6 +349,7 @@ class Chunk(Record):
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     finish_reason: FinishReason | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,6 +494,8 @@ class EngineEvent(Record):
         seconds: Compute seconds, as in `Result`.
         flops: Estimated floating-point operations.
         error: Class name of the error, or empty.
+        prompt: What was asked, if the engine keeps it for its subscribers.
+        texts: The texts of the samples, likewise.
     """
 
     kind: EventKind
@@ -498,6 +513,8 @@ class EngineEvent(Record):
     seconds: float = 0.0
     flops: float = 0.0
     error: str = ""
+    prompt: str | tuple[Message, ...] | tuple[int, ...] = ""
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

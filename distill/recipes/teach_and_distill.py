@@ -16,14 +16,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from docendo.agents import Engine, Student, Teacher, Tutor, Verifier
+from docendo.agents import Engine, EngineProtocol, Student, Teacher, Tutor, Verifier, open_engine
 from docendo.distill import Adapter, TrainConfig, sft_dataset, train
 from docendo.errors import ConfigError, StorageError
 from docendo.evals import (
@@ -55,7 +55,8 @@ class TeachAndDistill(Record):
 
     Attributes:
         student: Model that learns: catalogue name, folder or hub id.
-        teacher: Model that demonstrates, or None for the student's own base model with more compute.
+        teacher: Model that demonstrates, here or on a server (KIND:ADDRESS#MODEL), or None for the student's
+            own base model with more compute.
         task: Source of items, as for `docendo.evals.tasks`.
         settings: Settings of the task.
         train: Training items, shared out evenly over the rounds.
@@ -133,7 +134,9 @@ def teach_and_distill(
         # Before anything is written: a model that cannot be loaded leaves nothing behind.
         with clock.phase("load"):
             engine = stack.enter_context(Engine.load(config.student))
-            other = stack.enter_context(Engine.load(config.teacher)) if config.teacher else engine
+            other: EngineProtocol = engine
+            if config.teacher:
+                other = stack.enter_context(closing(open_engine(config.teacher)))
         database = stack.enter_context(_open(folder))
         runs, journal = RunStore(database), Journal(database)
         stack.enter_context(runs.running(folder.name, resolved, resume=resume))

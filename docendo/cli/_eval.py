@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,9 @@ _PACKAGES = ("docendo", "torch", "transformers", "peft", "reasoning-gym")
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Catalogue name, local folder or hub id.")],
+    model: Annotated[
+        str, typer.Option(help="Catalogue name, local folder, hub id, or KIND:ADDRESS#MODEL on a server.")
+    ],
     task: Annotated[str, typer.Option(help="reasoning_gym:NAME, a .jsonl file, or datasets:PATH[:split].")],
     adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
     test: Annotated[int, typer.Option(help="Number of held-out items.")] = 200,
@@ -41,7 +44,7 @@ def command(
     Example: docendo eval --model smollm2-135m-instruct --task reasoning_gym:chain_sum --set max_terms=3
     """
     from docendo import evals
-    from docendo.agents import Engine, Student
+    from docendo.agents import Student, open_engine
     from docendo.memory import DATABASE, Journal
     from docendo.records import SamplingParams
 
@@ -67,7 +70,7 @@ def command(
     }
     folder = Path("runs") / name
     _check(folder, config, resume=resume)
-    with Engine.load(model) as engine:
+    with closing(open_engine(model)) as engine:
         student = Student(engine)
         if adapter is not None:
             engine.load_adapter("evaluated", adapter)

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from docendo.agents import Engine, EngineProtocol, ScriptedEngine
-from docendo.errors import AdapterError, ConfigError
+from docendo.agents import ScriptedEngine
+from docendo.errors import AdapterError, CapabilityError, ConfigError, DeadlineExceeded
 from docendo.hashing import file_sha256
-from docendo.records import Completion, Origin, Request, Result, SamplingParams, ScoreRequest
+from docendo.records import Capabilities, Completion, Origin, Request, Result, SamplingParams, ScoreRequest
 
 
 def ask(prompt: Any = "2 + 2", **settings: Any) -> Request:
     return Request(
         prompt=prompt, sampling=SamplingParams(**settings), origin=Origin(role="student", agent="s")
     )
-
-
-def test_both_engines_have_the_protocols_interface() -> None:
-    assert isinstance(ScriptedEngine([]), EngineProtocol)
-    for name, method in vars(EngineProtocol).items():
-        if name.startswith("_") or not callable(method):
-            continue
-        wanted = list(inspect.signature(method).parameters)
-        for kind in (Engine, ScriptedEngine):
-            assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, (kind, name)
 
 
 def test_plays_lists_generators_and_callables() -> None:
@@ -100,3 +90,35 @@ def test_is_a_context_manager_and_pauses() -> None:
     with ScriptedEngine(["x"]) as engine, engine.paused():
         assert asyncio.run(engine.agenerate(ask())).text == "x"
         assert engine.render([{"role": "user", "content": "hey"}]) == "user: hey"
+
+
+def test_texts_end_at_stop_strings() -> None:
+    engine = ScriptedEngine(["one. two. three"])
+    result = engine.generate(ask(stop=("!", ". ")))
+    assert (result.text, result.usage.generated_tokens) == ("one", 1)
+
+
+def test_streams_word_by_word() -> None:
+    engine = ScriptedEngine([["  one two\n", ""]])
+    chunks = list(engine.stream(ask(n=2)))
+    assert [(c.text, c.index, c.token_ids) for c in chunks] == [
+        ("  one ", 0, (0,)),
+        ("two\n", 0, (1,)),
+        ("", 1, ()),
+    ]
+    assert [c.finish_reason for c in chunks] == [None, "stop", "stop"]
+
+
+def test_offers_less_if_asked_to() -> None:
+    engine = ScriptedEngine(["x"], capabilities=Capabilities(features=frozenset({"n"})))
+    with pytest.raises(CapabilityError, match="the request needs messages, tools, which the engine"):
+        engine.generate(ask(({"role": "user", "content": "q"},)).replace(tools=({"type": "function"},)))
+    assert engine.requests == []
+    assert engine.generate(ask(n=3)).text == "x"
+
+
+def test_a_slow_script_misses_its_deadline() -> None:
+    engine = ScriptedEngine(lambda _: time.sleep(0.02) or "late")
+    with pytest.raises(DeadlineExceeded):
+        engine.generate(ask().replace(timeout=0.01))
+    assert engine.generate(ask().replace(timeout=60)).text == "late"
