@@ -3,6 +3,7 @@
 PEFT's own figures beside it: the same comparison in static batches, `adapter_names` for the mix.
 """
 
+import itertools
 import tempfile
 import warnings
 from pathlib import Path
@@ -48,16 +49,17 @@ def measure(options: Options) -> Bar:
     mixed = [NAMES[number % len(NAMES)] for number in range(count)]
     one = [NAMES[0]] * count
 
-    def work(number: int) -> list:
-        return random_ids(base, [length] * count, seed=number + 1)
+    fresh = itertools.count(1)
+
+    def work() -> list:
+        # New ones for every arm: an engine must not find what another arm has stored.
+        return random_ids(base, [length] * count, seed=next(fresh))
 
     def ours(engine, adapters=None):
-        return lambda number: engine_seconds(engine, requests(work(number), [new] * count, adapters))
+        return lambda _: engine_seconds(engine, requests(work(), [new] * count, adapters))
 
     def static(model, **more):
-        return lambda number: static_seconds(
-            model, tokenizer, work(number), [new] * count, batch=count, **more
-        )
+        return lambda _: static_seconds(model, tokenizer, work(), [new] * count, batch=count, **more)
 
     rare = {}
     for name, model in made.items():

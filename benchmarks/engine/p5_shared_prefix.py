@@ -5,6 +5,7 @@ weights act from the assistant's header on: what comes before is the same for al
 """
 
 import copy
+import itertools
 import random
 import tempfile
 import warnings
@@ -28,23 +29,26 @@ def measure(options: Options) -> Bar:
     tokenizer = load_tokenizer(options.model)
     header = assistant_header(tokenizer)
     count, common = options.size(16, 4), options.size(512, 64)
-    lengths = [random.Random(1).randint(20, 40) for _ in range(count)]
+    rng = random.Random(1)
+    lengths = [max(rng.randint(20, 40), len(header) + 5) for _ in range(count)]
+    fresh = itertools.count(1)
 
-    def work(number: int, prefix: Any = None) -> list:
-        """Questions that are new in every round, after the common prefix or after a given one."""
+    def work(prefix: Any = None) -> list:
+        """Questions that no engine has seen, after the common prefix or after a given one."""
         head = prefix or random_ids(keeping, [common], seed=0)[0]
-        tails = random_ids(keeping, [length - len(header) for length in lengths], seed=number + 1)
+        sizes = [length - len(header) for length in lengths]
+        tails = random_ids(keeping, sizes, seed=next(fresh))
         return [head + tail + header for tail in tails]
 
-    def run(engine: Any, number: int, roles: Any = None, prefix: Any = None) -> float:
-        return engine_seconds(engine, requests(work(number, prefix), [1] * count, roles))
+    def run(engine: Any, roles: Any = None, prefix: Any = None) -> float:
+        return engine_seconds(engine, requests(work(prefix), [1] * count, roles))
 
-    def stored(number: int, roles: Any = None) -> float:
+    def stored(roles: Any = None) -> float:
         engine_seconds(keeping, requests(random_ids(keeping, [common], seed=0), [1]))
-        return run(keeping, number, roles)
+        return run(keeping, roles)
 
     def first_time(number: int) -> float:
-        return run(keeping, number, prefix=random_ids(keeping, [common], seed=1000 + number)[0])
+        return run(keeping, prefix=random_ids(keeping, [common], seed=1_000_000 + number)[0])
 
     made, notes = peers(
         {
@@ -57,14 +61,13 @@ def measure(options: Options) -> Bar:
         wanted=options.peers,
     )
     rare = {
-        name: lambda number, ask=ask: ask([prompt[common:] for prompt in work(number)])
-        for name, ask in made.items()
+        name: lambda _, ask=ask: ask([prompt[common:] for prompt in work()]) for name, ask in made.items()
     }
     costs = alternate(
         {
-            "stored": stored,
+            "stored": lambda _: stored(),
             "first time": first_time,
-            "reference": lambda number: run(plain, number),
+            "reference": lambda _: run(plain),
         },
         rounds=options.rounds(),
         rare=rare,
@@ -82,8 +85,8 @@ def measure(options: Options) -> Bar:
             f"{name}, roles": row
             for name, row in alternate(
                 {
-                    "stored": lambda number: stored(number, roles),
-                    "reference": lambda number: run(plain, number, roles),
+                    "stored": lambda _: stored(roles),
+                    "reference": lambda _: run(plain, roles),
                 },
                 rounds=options.rounds(),
             ).items()

@@ -1,4 +1,4 @@
-"""Real models against transformers and PEFT in float32: ragged, beyond the sliding window, adapted."""
+"""Real models against transformers and PEFT in float32: ragged, past the sliding window, with an adapter."""
 
 from __future__ import annotations
 

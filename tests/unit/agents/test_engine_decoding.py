@@ -13,18 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    PhiConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-)
 
 from docendo.agents import Engine
 from docendo.records import Completion, Request, SamplingParams, ScoreRequest
@@ -184,66 +172,6 @@ def test_repetition_penalty_equals_transformers(engine: Engine, reference: Any) 
         )
     got = engine.generate(request(prompt, max_tokens=20, repetition_penalty=1.4)).completions[0]
     assert list(got.token_ids) == out[0, len(prompt) :].tolist()
-
-
-SIZES = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-SMALL = {**SIZES, "intermediate_size": 64, "initializer_range": 0.2, "eos_token_id": 2, "bos_token_id": 1}
-CONFIGS: dict[str, PreTrainedConfig] = {
-    "gemma3": Gemma3TextConfig(
-        **SMALL,
-        num_key_value_heads=2,
-        head_dim=8,
-        sliding_window=8,
-        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-        final_logit_softcapping=2.0,
-        query_pre_attn_scalar=8,
-    ),
-    "gpt_neox": GPTNeoXConfig(**SMALL),
-    "gpt2": GPT2Config(
-        vocab_size=259, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, eos_token_id=2, bos_token_id=1
-    ),
-    "granite": GraniteConfig(**SMALL, logits_scaling=4.0, attention_multiplier=0.3, residual_multiplier=0.7),
-    "llama3_rope": LlamaConfig(
-        **SMALL,
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    ),
-    "mistral_window": MistralConfig(**SMALL, num_key_value_heads=2, head_dim=8, sliding_window=8),
-    "phi": PhiConfig(**SMALL, partial_rotary_factor=0.5),
-    "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2),
-    "qwen2_window": Qwen2Config(
-        **SMALL, num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=1
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_other_architectures_equal_transformers(
-    kind: str, make_engine: Make, greedy_by_transformers: Greedy
-) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(CONFIGS[kind]).float().eval()
-    asked = prompts(6, seed=7, longest=40)
-    wanted = [greedy_by_transformers(model, list(p), 10) for p in asked]
-    engine = make_engine(model)
-    with engine.paused():
-        futures = [engine.submit(request(p, max_tokens=10)) for p in asked]
-    for (tokens, logprobs), future in zip(wanted, futures, strict=True):
-        completion = future.result().completions[0]
-        assert list(completion.token_ids) == tokens
-        assert completion.logprobs == pytest.approx(logprobs, abs=CLOSE)
-    # Again, from stored prefixes, with the first tokens of the answer in the prompt.
-    for prompt, (tokens, logprobs) in zip(asked, wanted, strict=True):
-        result = engine.generate(request((*prompt, *tokens[:3]), max_tokens=len(tokens) - 3))
-        assert list(result.completions[0].token_ids) == tokens[3:]
-        assert result.completions[0].logprobs == pytest.approx(logprobs[3:], abs=CLOSE)
 
 
 def test_scores_equal_a_direct_forward(engine: Engine, reference: Any) -> None:
