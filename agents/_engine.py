@@ -287,7 +287,8 @@ class Engine:
             asked=request.prompt,
             params=params,
             seed=seed,
-            stops=(*params.stop, *(self._stops if is_chat else ())),
+            # A grammar says itself where the text ends.
+            stops=(*params.stop, *(self._stops if is_chat and params.grammar is None else ())),
             ends=(frozenset() if params.ignore_eos else self._ends) | frozenset(params.stop_token_ids),
             grammar=self._grammars.compile(params.grammar) if params.grammar else None,
             listener=listener,

@@ -6,6 +6,7 @@ An engine's loop decides what is computed; the `Desk` holds what every kind of l
 from __future__ import annotations
 
 import bisect
+import contextvars
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -69,6 +70,8 @@ class Job:
     seconds: float = 0.0
     flops: float = 0.0
     order: int = 0
+    #: Where it was submitted: events are told there, so that a span finds its parent.
+    context_vars: contextvars.Context = field(default_factory=contextvars.copy_context)
     closed: bool = False
     #: The stored beginning that was found for it, and at which state of the store.
     matched: tuple[int, Match] = (-1, Match(0))
@@ -276,7 +279,7 @@ class Desk:
             prompt=job.asked,
             texts=tuple(sample.text for _, sample in sorted(job.samples.items())),
         )
-        self.accounts.record(event, adapter=job.adapter_hash)
+        job.context_vars.run(self.accounts.record, event, adapter=job.adapter_hash)
 
 
 def _resolve(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:

@@ -242,22 +242,31 @@ def test_an_engine_that_cannot_stream_answers_in_one_piece() -> None:
 
 
 async def test_a_reader_who_leaves_closes_the_engines_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = []
+    closed: list[str] = []
+    held: list[Any] = []  # or the garbage collector would close them
     engine = ScriptedEngine([])
 
-    def stream(request: Request) -> Iterator[Chunk]:
+    def pieces(request: Request) -> Iterator[Chunk]:
         try:
             while True:
                 yield Chunk(text="more ")
         finally:
             closed.append("stream")
 
-    async def astream(request: Request) -> Any:
+    async def apieces(request: Request) -> Any:
         try:
             while True:
                 yield Chunk(text="more ")
         finally:
             closed.append("astream")
+
+    def stream(request: Request) -> Any:
+        held.append(pieces(request))
+        return held[-1]
+
+    def astream(request: Request) -> Any:
+        held.append(apieces(request))
+        return held[-1]
 
     monkeypatch.setattr(engine, "stream", stream)
     monkeypatch.setattr(engine, "astream", astream)
@@ -364,11 +373,15 @@ def test_a_forced_call_is_constrained_to_its_schema(choice: Any, forced: list[st
     engine = ScriptedEngine([ADD_CALL])
     message = ChatDocendo(engine=engine).bind_tools([add, now], tool_choice=choice).invoke("x")
     assert message.tool_calls  # bare JSON that names a tool is a call in any case
-    grammar = engine.requests[0].sampling.grammar
+    request = engine.requests[0]
+    grammar = request.sampling.grammar
     if forced is None:
         assert grammar is None
+        assert len(request.tools) == 2
         return
     assert grammar is not None
+    assert request.tools == ()  # the template would ask for another form than the grammar allows
+    assert f"Call {' or '.join(forced)}. Answer with one" in request.prompt[0]["content"]  # type: ignore[index]
     schema = json.loads(grammar.spec)
     schemas = schema.get("anyOf", [schema])
     assert [part["properties"]["name"] for part in schemas] == [{"const": name} for name in forced]
@@ -494,6 +507,8 @@ def test_recursive_schemas_keep_their_definitions_also_beside_tools() -> None:
     message = model.bind_tools([add], response_format=form).invoke("x")
     assert message.tool_calls[0]["name"] == "add"
     alone, beside = (json.loads(request.sampling.grammar.spec) for request in engine.requests)  # type: ignore[union-attr]
+    system = str(engine.requests[1].prompt[0]["content"])  # type: ignore[index]
+    assert system.index("To call one, answer with one JSON") < system.index("Otherwise answer with one JSON")
     assert alone["$defs"]["Tree"]["properties"]["children"]["items"] == {"$ref": "#/$defs/Tree"}
     assert alone["$defs"]["Tree"]["additionalProperties"] is False
     tree, call = beside["anyOf"]

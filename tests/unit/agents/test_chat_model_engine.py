@@ -380,11 +380,24 @@ def test_no_more_calls_run_than_allowed_however_many_samples(
 
 
 def test_models_without_an_async_interface_run_side_by_side(wrap: Wrap) -> None:
-    engine = wrap(FakeListChatModel(responses=["a"], sleep=0.1), max_concurrency=12)
+    engine = wrap(FakeListChatModel(responses=["a"], sleep=0.3), max_concurrency=24)
     start = time.monotonic()
-    futures = [engine.submit(ask()) for _ in range(12)]
-    assert [future.result(5).text for future in futures] == ["a"] * 12
-    assert time.monotonic() - start < 0.6  # one after another would take 1.2 s
+    futures = [engine.submit(ask()) for _ in range(24)]
+    assert [future.result(10).text for future in futures] == ["a"] * 24
+    assert time.monotonic() - start < 1.0  # with the event loop's own six threads on two cores: 1.2 s
+
+
+def test_a_sample_that_fails_spares_the_others(wrap: Wrap) -> None:
+    def fail(_: Request) -> str:
+        raise OSError("no")
+
+    inner = ScriptedEngine(fail)
+    engine = wrap(ChatDocendo(engine=inner), max_concurrency=1)
+    with pytest.raises(InfrastructureError):
+        engine.generate(ask(n=5))
+    with pytest.raises(InfrastructureError):
+        engine.generate(ask("after"))
+    assert len(inner.requests) == 2
 
 
 def test_a_closed_engine_ends_what_runs_and_takes_nothing(wrap: Wrap) -> None:

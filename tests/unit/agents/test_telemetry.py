@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from docendo.agents import instrument
+from docendo.agents import Engine, instrument
 from docendo.errors import MissingExtra
-from docendo.records import EngineEvent, Grammar, Origin, SamplingParams, Usage
+from docendo.records import EngineEvent, Grammar, Message, Origin, Request, SamplingParams, Usage
 
 EVENT = EngineEvent(
     kind="generate",
@@ -283,3 +284,18 @@ def test_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(MissingExtra, match=r"docendo\[otel\]"):
         instrument(Emitter())  # type: ignore[arg-type]
+
+
+def test_spans_of_an_engine_are_children_of_where_the_request_was_made(tiny_model_dir: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with Engine.load(tiny_model_dir, dtype="float32") as engine:
+        instrument(engine, tracer_provider=provider, capture_content=True)
+        with provider.get_tracer("test").start_as_current_span("node"):
+            message: Message = {"role": "user", "content": "a question"}
+            engine.generate(Request(prompt=(message,), sampling=SamplingParams(max_tokens=2)))
+    spans = {span.name.split()[0]: span for span in exporter.get_finished_spans()}
+    assert set(spans) == {"chat", "node"}
+    assert spans["chat"].parent.span_id == spans["node"].context.span_id
+    assert "a question" in str(spans["chat"].attributes)
