@@ -58,9 +58,9 @@ def run_once(model: Any, tokenizer: Any, folder: Path, *, journal: bool, ready: 
     log = os.open(folder / "calls.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     class Noting(Engine):
-        def submit(self, request: Any) -> Any:
+        def _job(self, request: Any, *args: Any) -> Any:
             os.write(log, f"{call_key(self, request)}\n".encode())
-            return super().submit(request)
+            return super()._job(request, *args)
 
     if not journal:
 
