@@ -26,16 +26,6 @@ Chat: TypeAlias = "tuple[dict[str, str], ...]"
 Ids: TypeAlias = "tuple[int, ...]"
 
 
-def load_engine(model: str, **options: Any) -> Engine:
-    """The engine with its usual settings, except where `options` say otherwise."""
-    engine = Engine.load(model, **options)
-    # Until the engine honours `SamplingParams.ignore_eos`.
-    loop = getattr(getattr(engine, "_worker", None), "loop", None)
-    if loop is not None and hasattr(loop, "ends"):
-        loop.ends, engine._stops = frozenset(), ()
-    return engine
-
-
 def load_reference(model: str, dtype: Any) -> Any:
     """Transformers' own copy of the model, which does not stop at end tokens either."""
     from transformers import AutoModelForCausalLM

@@ -2,12 +2,14 @@
 
 from _harness import Bar, Options, Part, against, alternate, ratios, shown
 from _peers import Continuous, InspectAI, peers
-from _work import Chats, engine_seconds, load_engine, load_reference, load_tokenizer, requests, static_seconds
+from _work import Chats, engine_seconds, load_reference, load_tokenizer, requests, static_seconds
+
+from docendo import Engine
 
 
 def measure(options: Options) -> Bar:
     """64 callers of the engine against one batch; inspect_ai and continuous batching beside it."""
-    engine = load_engine(options.model)
+    engine = Engine.load(options.model)
     reference, tokenizer = load_reference(options.model, engine.dtype), load_tokenizer(options.model)
     chats = Chats(tokenizer)
     count, length, new = options.size(64, 4), options.size(113, chats.least + 10), options.size(35, 3)

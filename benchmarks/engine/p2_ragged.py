@@ -7,7 +7,6 @@ from _peers import Continuous, InspectAI, peers
 from _work import (
     Chats,
     engine_seconds,
-    load_engine,
     load_reference,
     load_tokenizer,
     requests,
@@ -15,10 +14,12 @@ from _work import (
     static_seconds,
 )
 
+from docendo import Engine
+
 
 def measure(options: Options) -> Bar:
     """64 callers of the engine against left-padded batches; other ways to run the same work beside it."""
-    engine = load_engine(options.model)
+    engine = Engine.load(options.model)
     reference, tokenizer = load_reference(options.model, engine.dtype), load_tokenizer(options.model)
     chats = Chats(tokenizer)
     count, most = options.size(64, 6), options.size(128, 12)

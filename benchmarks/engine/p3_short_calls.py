@@ -2,12 +2,14 @@
 
 from _harness import Bar, Options, Part, against, alternate, ratios, shown
 from _peers import InspectAI, peers
-from _work import Chats, engine_seconds, load_engine, load_reference, load_tokenizer, requests, static_seconds
+from _work import Chats, engine_seconds, load_reference, load_tokenizer, requests, static_seconds
+
+from docendo import Engine
 
 
 def measure(options: Options) -> Bar:
     """What the engine adds to a short call: it must not wait for others to come."""
-    engine = load_engine(options.model)
+    engine = Engine.load(options.model)
     reference, tokenizer = load_reference(options.model, engine.dtype), load_tokenizer(options.model)
     chats = Chats(tokenizer)
     length, new = max(60, chats.least + 10), 8

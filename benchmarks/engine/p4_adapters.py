@@ -13,13 +13,14 @@ from _harness import Bar, Options, Part, alternate, ratios, shown
 from _peers import peers
 from _work import (
     engine_seconds,
-    load_engine,
     load_reference,
     load_tokenizer,
     random_ids,
     requests,
     static_seconds,
 )
+
+from docendo import Engine
 
 NAMES = ("teacher", "student", "verifier", "tutor")
 
@@ -29,7 +30,7 @@ def measure(options: Options) -> Bar:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
     with tempfile.TemporaryDirectory() as scratch:
         saved = save_adapters(options.model, Path(scratch), NAMES)
-        base, routed = load_engine(options.model), load_engine(options.model)
+        base, routed = Engine.load(options.model), Engine.load(options.model)
         for name, folder in saved.items():
             routed.load_adapter(name, folder)
         made, notes = peers(

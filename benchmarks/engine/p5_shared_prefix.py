@@ -15,8 +15,9 @@ from typing import Any
 from _adapters import save_adapters
 from _harness import Bar, Options, Part, against, alternate, ratios, seconds, shown
 from _peers import peers
-from _work import engine_seconds, load_engine, load_reference, load_tokenizer, padded, random_ids, requests
+from _work import engine_seconds, load_reference, load_tokenizer, padded, random_ids, requests
 
+from docendo import Engine
 from docendo.errors import DocendoError
 
 ROLES = ("teacher", "verifier", "tutor")
@@ -25,7 +26,7 @@ ROLES = ("teacher", "verifier", "tutor")
 def measure(options: Options) -> Bar:
     """An engine with the prefix stored, one that has to compute it first, and one that keeps none."""
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
-    keeping, plain = load_engine(options.model), load_engine(options.model, prefix_tokens=0)
+    keeping, plain = Engine.load(options.model), Engine.load(options.model, prefix_tokens=0)
     tokenizer = load_tokenizer(options.model)
     header = assistant_header(tokenizer)
     count, common = options.size(16, 4), options.size(512, 64)

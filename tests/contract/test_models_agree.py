@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +48,7 @@ EXPERTS = {"num_experts_per_tok": 2}
 #: Where the adapters are, if not on all linear layers: experts are none in transformers 5.
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TARGETS = {
-    **dict.fromkeys(("mixtral", "qwen3_moe", "llama4_chunks", "gpt_oss_sinks"), ATTENTION),
-    "mamba": ["in_proj", "x_proj"],
+    **dict.fromkeys(("mixtral", "qwen3_moe", "llama4_chunks", "gpt_oss_sinks", "phimoe_window"), ATTENTION),
 }
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", GROUPED),
@@ -115,6 +114,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "eos_token_id": 2,
         },
     ),
+    # It takes a view of what attention returns, which has to lie together in memory.
+    "afmoe": (
+        "Afmoe",
+        {
+            **NARROW,
+            **EXPERTS,
+            "num_experts": 4,
+            "moe_intermediate_size": 24,
+            "num_dense_layers": 1,
+            "sliding_window": WINDOW,
+            "layer_types": MIXED_LAYERS,
+        },
+    ),
     "mixtral": ("Mixtral", {**GROUPED, **EXPERTS, "num_local_experts": 4}),
     "qwen3_moe": (
         "Qwen3Moe",
@@ -123,19 +135,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: Models whose layers the packed loop does not know.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mamba": (
-        "Mamba",
-        {
-            "vocab_size": 259,
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "state_size": 8,
-            "initializer_range": 0.2,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
-        },
-    ),
     "llama4_chunks": (
         "Llama4Text",
         {
@@ -150,6 +149,35 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         "GptOss",
         {**NARROW, **EXPERTS, "num_local_experts": 4, "sliding_window": WINDOW, "layer_types": MIXED_LAYERS},
     ),
+    "phi3_longrope": (
+        "Phi3",
+        {
+            **GROUPED,
+            "pad_token_id": 0,
+            "sliding_window": None,
+            "max_position_embeddings": 256,
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 32,
+                "partial_rotary_factor": 1.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+            },
+        },
+    ),
+    # Its window is in its mask alone, and longer than the engine's check of a new model.
+    "phimoe_window": (
+        "Phimoe",
+        {
+            **NARROW,
+            **EXPERTS,
+            "num_local_experts": 4,
+            "sliding_window": 24,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
     "bloom_alibi": (
         "Bloom",
         {
@@ -163,6 +191,21 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+
+#: What the engine does not do right yet.
+WRONG = {
+    "afmoe": "the attention's output does not always lie together",
+    "phi3_longrope": "it is taken for one that can be packed",
+    "phimoe_window": "it is taken for one that can be packed",
+}
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    return [
+        pytest.param(name, marks=pytest.mark.xfail(reason=WRONG[name])) if name in WRONG else name
+        for name in names
+    ]
 
 
 class Case(NamedTuple):
@@ -230,7 +273,7 @@ def case(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         model.save_pretrained(root / "model")
         AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(root / "model")
         wanted = {None: [by_transformers(model, prompt) for prompt in prompts()]}
-        for seed, adapter in enumerate(names if name != "gpt2" else ()):
+        for seed, adapter in enumerate(names if name not in ("gpt2", "afmoe") else ()):
             torch.manual_seed(seed)
             layers = TARGETS.get(name, "all-linear")
             config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=layers)
@@ -277,7 +320,7 @@ def agree(results: list[Any], wanted: list[tuple[list[int], list[float]]]) -> No
         assert completion.logprobs == pytest.approx(logprobs, abs=CLOSE)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", cases(MODELS))
 def test_base_agrees_however_it_is_run(
     name: str,
     engines: Callable[..., Engine],
@@ -304,7 +347,7 @@ def test_base_agrees_however_it_is_run(
     assert not any(record.name == "docendo.engine" for record in caplog.records), "it fell back"
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
+@pytest.mark.parametrize("name", cases(name for name in MODELS if name not in ("gpt2", "afmoe")))
 def test_adapters_agree_with_peft_mixed_and_alone(
     name: str, engines: Callable[..., Engine], case: Callable[..., Case]
 ) -> None:
@@ -335,7 +378,7 @@ def test_scores_agree_with_the_models_own_logits(
     )
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", cases(OTHERS))
 def test_other_models_are_run_with_generate_and_it_is_said_once(
     name: str, engines: Callable[..., Engine], case: Callable[..., Case], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,6 +389,17 @@ def test_other_models_are_run_with_generate_and_it_is_said_once(
     said = [record.getMessage() for record in caplog.records if record.name == "docendo.engine"]
     assert len(said) == 1
     assert "`generate`" in said[0]
+
+
+@pytest.mark.xfail(reason="rounding in bfloat16 hides that its own attention is still in place")
+def test_a_model_that_keeps_its_own_attention_is_never_packed(
+    engines: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logits of fresh weights are alike whatever the mask is; so it does not take them for a proof."""
+    config = transformers.BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=4)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    with Engine(model, engines("bloom_alibi").tokenizer):
+        assert caplog.text.count("is run with `generate`") == 2
 
 
 def test_linear_layers_of_another_kind_take_no_adapter(
