@@ -36,7 +36,7 @@ from docendo.agents._templates import (
     template_stops,
 )
 from docendo.agents._worker import Worker
-from docendo.errors import AdapterError, CapabilityError, ConfigError, MissingExtra, ModelNotFound
+from docendo.errors import AdapterError, CapabilityError, ConfigError, ModelNotFound
 from docendo.hashing import derive_seed
 from docendo.records import (
     Capabilities,
@@ -143,7 +143,9 @@ class Engine:
         self._tokenizing = threading.Lock()
         self._adapters: dict[str, LoadedAdapter] = {}
         text = model.config.get_text_config()
-        self.max_length = int(getattr(text, "max_position_embeddings", 1 << 20))
+        # Some models without a limit say -1.
+        positions = int(getattr(text, "max_position_embeddings", 0))
+        self.max_length = positions if positions > 0 else 1 << 20
         self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self._stops = template_stops(tokenizer)
         self._ends = end_ids(tokenizer, model.config, text, model.generation_config)
@@ -260,8 +262,8 @@ class Engine:
         """Checks a request and makes the job of it."""
         adapter = self._adapter(request.adapter)
         params = request.sampling
-        if params.grammar is not None and not _has_grammars():
-            raise MissingExtra("llguidance", "grammar")
+        # First, because it says which extra is missing.
+        grammar = self._grammars.compile(params.grammar) if params.grammar else None
         self.capabilities.require(request.needs(), engine=self.name, by="the request")
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt, request.tools)
@@ -290,7 +292,7 @@ class Engine:
             # A grammar says itself where the text ends.
             stops=(*params.stop, *(self._stops if is_chat and params.grammar is None else ())),
             ends=(frozenset() if params.ignore_eos else self._ends) | frozenset(params.stop_token_ids),
-            grammar=self._grammars.compile(params.grammar) if params.grammar else None,
+            grammar=grammar,
             listener=listener,
             priority=request.priority,
             deadline=_deadline(request.timeout),
@@ -463,13 +465,9 @@ class Engine:
         self.close()
 
 
-def _has_grammars() -> bool:
-    return importlib.util.find_spec("llguidance") is not None
-
-
 def _features(tokenizer: Any) -> frozenset[Feature]:
     missing: set[Feature] = set()
-    if not _has_grammars():
+    if importlib.util.find_spec("llguidance") is None:
         missing |= set(get_args(GrammarKind))
     if not takes_tools(tokenizer):
         missing.add("tools")

@@ -58,6 +58,8 @@ class Job:
     deadline: float = math.inf
     #: The adapter acts from this token on: 0, or where an activated LoRA is invoked.
     activation: int = field(init=False)
+    #: The tokens that have to be in the cache before anything can be read off.
+    context: list[int] = field(init=False)
     stop_window: int = field(init=False)
     #: Samples that have no row yet.
     pending: int = field(init=False)
@@ -80,12 +82,8 @@ class Job:
         # A token is at least one byte of text; the margin is for tokens that decode to nothing.
         self.stop_window = max((len(stop.encode(errors="replace")) for stop in self.stops), default=0) + 8
         self.pending = self.params.n
+        self.context = self.prompt if self.completion is None else self.prompt + self.completion[:-1]
         self.activation = self.adapter.activation(self.prompt) if self.adapter else 0
-
-    @property
-    def context(self) -> list[int]:
-        """The tokens that have to be in the cache before anything can be read off."""
-        return self.prompt if self.completion is None else self.prompt + self.completion[:-1]
 
     @property
     def longest(self) -> int:
@@ -128,15 +126,12 @@ class Desk:
     # --- waiting ---------------------------------------------------------------------------------
 
     def enqueue(self, jobs: Iterable[Job]) -> None:
-        """Puts jobs in line: by priority, then in order of arrival."""
+        """Puts jobs in line: by priority, then in order of first arrival."""
         for job in jobs:
-            self._count += 1
-            job.order = self._count
+            if not job.order:
+                self._count += 1
+                job.order = self._count
             bisect.insort(self.waiting, job, key=lambda other: (other.priority, other.order))
-
-    def requeue(self, job: Job) -> None:
-        """Puts a job that has begun back in line, where it was."""
-        bisect.insort(self.waiting, job, key=lambda other: (other.priority, other.order))
 
     def take(self, jobs: Sequence[Job]) -> None:
         """Takes jobs out of the line."""

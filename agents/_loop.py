@@ -78,7 +78,6 @@ class DecodeLoop(RowLoop):
                 the vocabulary head, adapter.
         """
         super().__init__(desk, invariant=invariant)
-        self.model = model
         self.body = model.base_model
         self.head = model.get_output_embeddings()
         text = model.config.get_text_config()
@@ -99,8 +98,9 @@ class DecodeLoop(RowLoop):
         self._admit()
         if not self.rows:
             return
-        for rows in self._plan():
-            if feeds := self._feeds(rows):
+        # Under invariance each row has a pass of its own.
+        for only in list(self.rows) if self.invariant else [None]:
+            if feeds := self._feeds(only):
                 self._pass(feeds)
         if not self.rows and not self.desk.waiting:
             self._idle()
@@ -163,6 +163,8 @@ class DecodeLoop(RowLoop):
         other_key, other_limit = other.prefix(len(other.context))
         if key != other_key or other.params.prompt_logprobs or job.params.prompt_logprobs:
             return False
+        if job.context[:MIN_PREFIX] != other.context[:MIN_PREFIX]:
+            return False
         shared = shared_length(job.context[:limit], other.context[:other_limit])
         return shared - match.length >= max(MIN_PREFIX, match.length // 4)
 
@@ -201,16 +203,12 @@ class DecodeLoop(RowLoop):
 
     # --- one pass --------------------------------------------------------------------------------
 
-    def _plan(self) -> list[list[Row]]:
-        """Which rows share the next passes: all, or under invariance each by itself."""
-        return [[row] for row in self.rows] if self.invariant else [self.rows]
-
-    def _feeds(self, rows: Sequence[Row]) -> list[Feed]:
-        """What rows bring to a pass: one token each, or a piece of their prompt within the budget."""
-        budget = MIXED_TOKENS if rows[0].stepping else PREFILL_TOKENS
+    def _feeds(self, only: Row | None) -> list[Feed]:
+        """What rows, or one alone, bring to a pass: a token, or a piece of their prompt within the budget."""
+        budget = MIXED_TOKENS if self.rows and self.rows[0].stepping else PREFILL_TOKENS
         feeds = []
         for slot, row in enumerate(self.rows):
-            if self.invariant and row not in rows:
+            if only is not None and row is not only:
                 continue
             if row.stepping:
                 feeds.append(Feed(slot, row, [row.tokens[-1]]))
@@ -343,13 +341,13 @@ class DecodeLoop(RowLoop):
                 job.pending -= 1
                 self.rows.append(twin)
                 self.cache.reserve(len(self.rows), row.length)
-                self.cache.copy(self._slot(row), [len(self.rows) - 1], row.length)
+                self.cache.copy(self._slot(row), len(self.rows) - 1, row.length)
                 self._stand_in_front(twin)
                 ready.append(twin)
                 picks.append(number)
             if job.pending and not job.future.done():
-                # What does not fit comes back, to a prompt that is stored.
-                self.desk.requeue(job)
+                # What does not fit comes back, where it was in line, to a prompt that is stored.
+                self.desk.enqueue([job])
         for row in ready:
             if row.job.grammar is not None and row.matcher is None:
                 row.matcher = row.job.grammar.matcher()
@@ -388,7 +386,7 @@ class DecodeLoop(RowLoop):
             holes = sorted(set(range(low, high)) - set(kept))
             movers = [slot for slot in kept if not low <= slot < high]
             for hole, mover in zip(holes, movers, strict=True):
-                self.cache.copy(mover, [hole], self.rows[mover].length)
+                self.cache.copy(mover, hole, self.rows[mover].length)
                 rows[hole] = self.rows[mover]
         self.rows = rows[: len(stepping) + len(others)]
 

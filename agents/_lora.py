@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +48,7 @@ class LoadedAdapter:
         rank: Rank of the adapter.
         invocation: Tokens that activate it (aLoRA, arXiv 2504.12397): it acts from where they last begin in
             a prompt, and not at all in a prompt without them. Empty for a plain LoRA, which always acts.
+        weights: Number of its weights.
         pairs: Per module name: A of shape (rank, in) and B, scaling included, of shape (out, rank).
     """
 
@@ -56,12 +57,8 @@ class LoadedAdapter:
     key: str
     rank: int
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    weights: int
     invocation: tuple[int, ...] = ()
-
-    @property
-    def weights(self) -> int:
-        """How many weights it has."""
-        return sum(a.numel() + b.numel() for a, b in self.pairs.values())
 
     def activation(self, prompt: Sequence[int]) -> int:
         """The first token of `prompt` that it acts on."""
@@ -150,6 +147,7 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         key=digest(sha256, scaling, list(invocation)) if invocation else digest(sha256, scaling),
         rank=rank,
         pairs=pairs,
+        weights=sum(a.numel() + b.numel() for a, b in pairs.values()),
         invocation=invocation,
     )
 
@@ -183,26 +181,31 @@ class _Part(NamedTuple):
     gate: torch.Tensor | None
 
 
+class _Stack(NamedTuple):
+    """Adapters on layers with one input: all A, (in, members x ranks), and each layer's place and B."""
+
+    down: torch.Tensor | None
+    ups: dict[str, tuple[int, torch.Tensor]]
+
+
 class AdapterRouter:
-    """Which adapter acts on each token of the next forward pass. Shared by all `RoutedLinear` modules."""
+    """Which adapter acts on each token of the next forward pass. Shared by all `RoutedLinear` modules.
 
-    def __init__(self, *, shared: bool = True) -> None:
-        """Starts with no adapter.
+    Attributes:
+        groups: For each layer those that read the same input, itself included (queries, keys and values; gate
+            and up): they share one product with their A. Layers that are not named stand alone.
+        parts: The parts of the next pass.
+    """
 
-        Without `shared`, layers that read the same input share no product: which do is learnt on the way, and
-        the first pass would differ in its last bits from later ones.
-        """
-        self.shared = shared
+    def __init__(self, groups: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        """Starts with no adapter."""
+        self.groups = groups or {}
         self.parts: list[_Part] = []
-        # Layers that read the same input (queries, keys and values; gate and up) share one product with
-        # their A. Which do is seen when they are called; the first to be called is the leader.
-        self._groups: dict[str, list[str]] = {}
-        self._leaders: dict[str, str] = {}
-        self._leading = ""
+        self._stacks: dict[tuple[LoadedAdapter, ...], dict[tuple[str, ...], _Stack]] = {}
+        # Of the layers that were called last: their input and their products with A, one per part.
         self._input: torch.Tensor | None = None
-        self._hidden: list[torch.Tensor | None] = []
-        self._downs: dict[tuple[tuple[LoadedAdapter, ...], str], torch.Tensor | None] = {}
-        self._ups: dict[tuple[tuple[LoadedAdapter, ...], str], torch.Tensor | None] = {}
+        self._group: tuple[str, ...] = ()
+        self._hidden: list[tuple[_Stack, torch.Tensor | None]] = []
 
     def route(
         self, runs: Sequence[tuple[LoadedAdapter | None, int]], device: torch.device, dtype: torch.dtype
@@ -225,11 +228,9 @@ class AdapterRouter:
                 short.append((owner, count))
             position += count
         self._stack_up(start, short, device, dtype)
-        active = {part.adapters for part in self.parts}
-        kept = {adapters for adapters, _ in self._ups}
-        if len(kept) > MAX_STACKS:
-            self._downs = {key: down for key, down in self._downs.items() if key[0] in active}
-            self._ups = {key: up for key, up in self._ups.items() if key[0] in active}
+        if len(self._stacks) > MAX_STACKS:
+            active = {part.adapters for part in self.parts}
+            self._stacks = {key: stack for key, stack in self._stacks.items() if key in active}
 
     def _stack_up(
         self,
@@ -256,70 +257,50 @@ class AdapterRouter:
 
     def add(self, module: str, inputs: torch.Tensor, output: torch.Tensor) -> None:
         """Adds the adapters' terms to a layer's output, in place."""
-        leader = self._leaders.setdefault(module, module)
-        if self.shared and inputs is self._input and leader == module and module != self._leading:
-            self._join(module)
-        elif inputs is not self._input or leader != self._leading:
-            self._input, self._leading = inputs, module
-            self._hidden = [self._down(part, module, inputs) for part in self.parts]
-        group = self._groups.setdefault(self._leading, [self._leading])
+        if inputs is not self._input or module not in self._group:
+            self._input, self._group = inputs, self.groups.get(module, (module,))
+            self._hidden = [self._down(part, inputs) for part in self.parts]
         flat = output.view(-1, output.shape[-1])
-        for part, hidden in zip(self.parts, self._hidden, strict=True):
-            up = self._up(part.adapters, module)
-            if up is None or hidden is None:
-                continue
-            ranks = up.shape[0]
-            place = group.index(module) * ranks
-            flat[part.start : part.stop].addmm_(hidden[:, place : place + ranks], up)
+        for part, (stack, hidden) in zip(self.parts, self._hidden, strict=True):
+            found = stack.ups.get(module)
+            if found is not None and hidden is not None:
+                place, up = found
+                flat[part.start : part.stop].addmm_(hidden[:, place : place + up.shape[0]], up)
 
-    def _join(self, module: str) -> None:
-        """Counts a layer to the group that is being computed, from which it has just met the input."""
-        self._groups.setdefault(self._leading, [self._leading]).append(module)
-        self._leaders[module] = self._leading
-        self._downs = {key: down for key, down in self._downs.items() if key[1] != self._leading}
-        if self._input is not None:
-            self._hidden = [self._down(part, self._leading, self._input) for part in self.parts]
-
-    def _down(self, part: _Part, leader: str, inputs: torch.Tensor) -> torch.Tensor | None:
-        """The product with A for a leader's whole group, (tokens, members x ranks)."""
-        key = (part.adapters, leader)
-        if key not in self._downs:
-            members = [_stacked(part.adapters, name) for name in self._groups.get(leader, [leader])]
-            width = next((found[0].shape[1] for found in members if found), 0)
-            ranks = sum(adapter.rank for adapter in part.adapters)
-            downs = [found[0] if found else inputs.new_zeros(ranks, width) for found in members]
-            self._downs[key] = torch.cat(downs).t().contiguous() if width else None
-        down = self._downs[key]
-        if down is None:
-            return None
-        hidden = inputs.reshape(-1, inputs.shape[-1])[part.start : part.stop] @ down
+    def _down(self, part: _Part, inputs: torch.Tensor) -> tuple[_Stack, torch.Tensor | None]:
+        """A part's stack for the present group, and the product with its A, (tokens, members x ranks)."""
+        stacks = self._stacks.setdefault(part.adapters, {})
+        stack = stacks.get(self._group)
+        if stack is None:
+            stack = stacks[self._group] = _stacked(part.adapters, self._group)
+        if stack.down is None:
+            return stack, None
+        hidden = inputs.reshape(-1, inputs.shape[-1])[part.start : part.stop] @ stack.down
         if part.gate is not None:
-            ranks = part.gate.shape[1]
-            hidden.view(len(hidden), -1, ranks).mul_(part.gate[:, None])
-        return hidden
-
-    def _up(self, adapters: tuple[LoadedAdapter, ...], module: str) -> torch.Tensor | None:
-        key = (adapters, module)
-        if key not in self._ups:
-            found = _stacked(adapters, module)
-            self._ups[key] = found[1].t().contiguous() if found else None
-        return self._ups[key]
+            hidden.view(len(hidden), -1, part.gate.shape[1]).mul_(part.gate[:, None])
+        return stack, hidden
 
 
-def _stacked(adapters: tuple[LoadedAdapter, ...], module: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A, (ranks, in), and B, (out, ranks), of some adapters for a module; None if none targets it."""
-    found = next((adapter.pairs[module] for adapter in adapters if module in adapter.pairs), None)
-    if found is None:
-        return None
-    a_parts, b_parts = [], []
-    for adapter in adapters:
-        a, b = adapter.pairs.get(module) or (
-            found[0].new_zeros(adapter.rank, found[0].shape[1]),
-            found[1].new_zeros(found[1].shape[0], adapter.rank),
-        )
-        a_parts.append(a)
-        b_parts.append(b)
-    return torch.cat(a_parts), torch.cat(b_parts, dim=1)
+def _stacked(adapters: tuple[LoadedAdapter, ...], group: tuple[str, ...]) -> _Stack:
+    """Stacks adapters for the layers of a group that any of them targets."""
+    downs: list[torch.Tensor] = []
+    ups: dict[str, tuple[int, torch.Tensor]] = {}
+    ranks = sum(adapter.rank for adapter in adapters)
+    for module in group:
+        found = next((adapter.pairs[module] for adapter in adapters if module in adapter.pairs), None)
+        if found is None:
+            continue
+        pairs = [
+            adapter.pairs.get(module)
+            or (
+                found[0].new_zeros(adapter.rank, found[0].shape[1]),
+                found[1].new_zeros(found[1].shape[0], adapter.rank),
+            )
+            for adapter in adapters
+        ]
+        ups[module] = (len(ups) * ranks, torch.cat([b for _, b in pairs], dim=1).t().contiguous())
+        downs += [a for a, _ in pairs]
+    return _Stack(torch.cat(downs).t().contiguous() if downs else None, ups)
 
 
 class RoutedLinear(nn.Module):

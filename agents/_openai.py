@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
 
-from docendo.agents._accounts import Accounts
 from docendo.agents._answers import (
     StreamedAnswer,
     completions_of,
@@ -20,7 +16,8 @@ from docendo.agents._answers import (
     score_of,
     usage_of,
 )
-from docendo.agents._dispatch import Dispatcher, Job
+from docendo.agents._dispatch import Job
+from docendo.agents._remote import RemoteEngine
 from docendo.agents._served import ServedAdapters
 from docendo.agents._servers import (
     COMPLETIONS,
@@ -31,35 +28,31 @@ from docendo.agents._servers import (
     prompt_messages,
     score_body,
 )
-from docendo.agents._streams import astream, stream
 from docendo.agents._templates import _break_markers, completion_ids, plain_text, prompt_ids, render
 from docendo.errors import CapabilityError, ConfigError
 from docendo.hashing import derive_seed, digest
 from docendo.records import (
     Capabilities,
     Chunk,
-    EngineEvent,
-    EventStatus,
     Feature,
     Message,
     Request,
     Result,
-    SamplingParams,
     ScoreRequest,
     ScoreResult,
-    Usage,
 )
 
 T = TypeVar("T", Result, ScoreResult)
 
 
-class OpenAIEngine:
+class OpenAIEngine(RemoteEngine):
     """Asks a model on an OpenAI-compatible server, with the interface of `Engine`.
 
     Requests wait here, by priority, until fewer than `max_concurrency` are at the server; batching is the
-    server's affair. A refused connection, a 429 or a 5xx is tried again with growing pauses. What the server
-    does not offer is refused before it is sent (`CapabilityError`), and an answer that shows that the server
-    ignored a setting is refused as well, because servers ignore what they do not know.
+    server's affair. Cancelling one breaks its connection off, at which vLLM, SGLang and llama.cpp stop
+    generating. A refused connection, a 429 or a 5xx is tried again with growing pauses. What the
+    server does not offer is refused before it is sent (`CapabilityError`), and an answer that shows that the
+    server ignored a setting is refused as well, because servers ignore what they do not know.
 
     Two limits: `fingerprint` is a digest of address and model name, so a server whose model is replaced under
     the same name looks unchanged (journals and traces included). And message text goes to the server as it
@@ -133,22 +126,24 @@ class OpenAIEngine:
                 raise ConfigError(f"{name} is {value}", expected=f"at least {least}")
         if timeout is not None and not timeout > 0:
             raise ConfigError(f"timeout is {timeout}", expected="seconds, more than 0, or None")
-        self.name = model
-        self.model_path = None
-        self.tokenizer = tokenizer
-        self.fingerprint = digest("openai", base_url.rstrip("/"), model)
-        self.capabilities = Capabilities(features=offered, determinism=SERVERS[server].determinism)
+        capabilities = Capabilities(features=offered, determinism=SERVERS[server].determinism)
         if adapters:
-            self._require({"adapters"}, by="an adapter")
+            capabilities.require(frozenset({"adapters"}), engine=model, by="an adapter")
+        client = self._client = ServerClient(base_url, api_key=api_key, retries=retries)
+        super().__init__(
+            name=model,
+            fingerprint=digest("openai", base_url.rstrip("/"), model),
+            capabilities=capabilities,
+            max_concurrency=max_concurrency,
+            max_waiting=max_waiting,
+            close=client.close,
+        )
+        self.tokenizer = tokenizer
         self._kind = server
         self._timeout = timeout
         # Fast tokenizers are not safe to use from two threads at once.
         self._tokenizing = threading.Lock()
-        self._accounts = Accounts()
-        client = self._client = ServerClient(base_url, api_key=api_key, retries=retries)
-        dispatcher = self._dispatcher = Dispatcher(
-            concurrency=max_concurrency, waiting=max_waiting, close=client.close
-        )
+        dispatcher = self._dispatcher  # not self: an unused engine can be collected
         self._served = ServedAdapters(
             SERVERS[server],
             base_url,
@@ -156,7 +151,6 @@ class OpenAIEngine:
             given=adapters or {},
             command=lambda path, body: dispatcher.call(client.command(path, body)),
         )
-        self._closer = weakref.finalize(self, self._dispatcher.stop)
 
     @classmethod
     def from_spec(cls, spec: str, **options: Any) -> Self:
@@ -183,53 +177,6 @@ class OpenAIEngine:
 
     # --- requests --------------------------------------------------------------------------------
 
-    def submit(self, request: Request) -> Future[Result]:
-        """Queues a generation request and returns at once, unless `max_waiting` requests wait already.
-
-        Cancelling the future breaks the connection off, which vLLM, SGLang and llama.cpp take as a reason to
-        stop generating.
-
-        Raises:
-            CapabilityError: if it needs what the server lacks.
-            ConfigError: if the prompt is empty or malformed.
-            AdapterError: if the adapter is not known.
-            EngineClosed: if the engine is closed.
-            DeadlineExceeded: if there was no place in the queue in time.
-        """
-        return self._submit(self._generation(request))
-
-    def submit_score(self, request: ScoreRequest) -> Future[ScoreResult]:
-        """Queues a scoring request; see `submit`.
-
-        Needs the server's completions endpoint with `echo` (vLLM, SGLang), and `tokenizer` for all but token
-        ids: with it the same tokens are scored as by `Engine`.
-        """
-        return self._submit(self._scoring(request))
-
-    def generate(self, request: Request) -> Result:
-        """Generates and waits; see `submit`."""
-        return self._wait(self.submit(request))
-
-    async def agenerate(self, request: Request) -> Result:
-        """Generates without blocking the event loop; cancelling the task cancels the request."""
-        return await self._asubmit(self._generation(request))
-
-    def score(self, request: ScoreRequest) -> ScoreResult:
-        """Scores and waits; see `submit_score`."""
-        return self._wait(self.submit_score(request))
-
-    async def ascore(self, request: ScoreRequest) -> ScoreResult:
-        """Scores without blocking the event loop."""
-        return await self._asubmit(self._scoring(request))
-
-    def stream(self, request: Request) -> Iterator[Chunk]:
-        """Generates piece by piece; closing the iterator cancels the request."""
-        return stream(lambda put: self._submit(self._generation(request, put)))
-
-    def astream(self, request: Request) -> AsyncIterator[Chunk]:
-        """Generates piece by piece without blocking the event loop."""
-        return astream(lambda put: self._submit(self._generation(request, put)))
-
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The prompt text for chat messages: the model's own with `tokenizer`, else one line a message."""
         if not self.tokenizer:
@@ -237,7 +184,7 @@ class OpenAIEngine:
         with self._tokenizing:
             return render(self.tokenizer, messages, tools)
 
-    def _generation(self, request: Request, put: Callable[[Chunk], None] | None = None) -> Job[Result]:
+    def _job(self, request: Request, put: Callable[[Chunk], None] | None = None) -> Job[Result]:
         params = request.sampling
         messages = prompt_messages(request.prompt)
         self._require(request.needs() | ({"stream"} if put else frozenset()), by="the request")
@@ -288,13 +235,17 @@ class OpenAIEngine:
 
         return Job(
             work=work,
-            report=self._reporter(request, params),
+            report=self._reporter(request),
             priority=request.priority,
             timeout=request.timeout,
             patience=self._timeout,
         )
 
-    def _scoring(self, request: ScoreRequest) -> Job[ScoreResult]:
+    def _score_job(self, request: ScoreRequest) -> Job[ScoreResult]:
+        """Needs the completions endpoint with `echo` (vLLM, SGLang), and `tokenizer` for all but token ids.
+
+        With it the same tokens are scored as by `Engine`.
+        """
         served, adapter = self._served.find(request.adapter)
         self._require({"score"}, by="scoring")
         prompt, completion = self._score_ids(request)
@@ -312,7 +263,7 @@ class OpenAIEngine:
 
         return Job(
             work=work,
-            report=self._reporter(request, SamplingParams()),
+            report=self._reporter(request),
             priority=request.priority,
             timeout=request.timeout,
             patience=self._timeout,
@@ -333,32 +284,6 @@ class OpenAIEngine:
         if not completion:
             raise ConfigError("the completion to score is empty", expected="at least one token")
         return prompt, completion
-
-    def _submit(self, job: Job[T]) -> Future[T]:
-        self._dispatcher.room.enter(job.timeout)
-        return self._dispatch(job)
-
-    async def _asubmit(self, job: Job[T]) -> T:
-        await self._dispatcher.room.aenter(job.timeout)
-        return await asyncio.wrap_future(self._dispatch(job))
-
-    def _dispatch(self, job: Job[T]) -> Future[T]:
-        try:
-            self._dispatcher.submit(job)
-        except BaseException:
-            self._dispatcher.room.leave()
-            raise
-        return job.future
-
-    @staticmethod
-    def _wait(future: Future[T]) -> T:
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # Ctrl-C while waiting must not leave it running
-
-    def _require(self, needs: Iterable[Feature], *, by: str) -> None:
-        self.capabilities.require(frozenset(needs), engine=self.name, by=by)
 
     # --- adapters --------------------------------------------------------------------------------
 
@@ -391,72 +316,3 @@ class OpenAIEngine:
     def adapter_hash(self, name: str | None) -> str | None:
         """SHA-256 of a known adapter; None for the base model."""
         return self._served.find(name)[1]
-
-    # --- life ------------------------------------------------------------------------------------
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Not offered: the server may work for others.
-
-        Raises:
-            CapabilityError: always.
-        """
-        self._require({"pause"}, by="pausing")
-        yield
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """Calls, tokens (as the server counts them) and seconds by run, role, agent and adapter.
-
-        What a request that was broken off has used, a server does not tell: only its seconds are counted.
-        Seconds are wall time while requests were at the server, shared equally by those that were there.
-        """
-        names = {sha256: name for name, sha256 in self._served.hashes().items()}
-        return self._accounts.rows(model=self.name, names=names)
-
-    def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
-        """Calls back, in the engine's thread, after each request that ends; returns what unsubscribes."""
-        return self._accounts.subscribe(callback)
-
-    def close(self) -> None:
-        """Breaks off all requests, which fail with `EngineClosed`, and ends the engine's thread."""
-        self._closer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _reporter(
-        self, request: Request | ScoreRequest, params: SamplingParams
-    ) -> Callable[[Job[Any], EventStatus, Any, BaseException | None], None]:
-        accounts, model, adapter = self._accounts, self.name, self._served.find(request.adapter)[1]
-
-        def report(job: Job[Any], status: EventStatus, result: Any, error: BaseException | None) -> None:
-            ended, now = time.time(), time.perf_counter()
-
-            def at(moment: float) -> float:
-                return ended - (now - moment) if moment else ended
-
-            generated = result.completions if isinstance(result, Result) else ()
-            accounts.record(
-                EngineEvent(
-                    kind="generate" if isinstance(request, Request) else "score",
-                    status=status,
-                    origin=request.origin,
-                    model=model,
-                    adapter=request.adapter,
-                    sampling=params,
-                    usage=result.usage if result and status == "finished" else Usage(),
-                    finish_reasons=tuple(c.finish_reason for c in generated),
-                    submitted=at(job.submitted),
-                    started=at(job.started),
-                    first_token=at(job.first_token),
-                    ended=ended,
-                    seconds=job.seconds(),
-                    error=type(error).__name__ if error else "",
-                ),
-                adapter=adapter,
-            )
-
-        return report

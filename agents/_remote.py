@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self, TypeVar
 
 from docendo.agents._accounts import Accounts
 from docendo.agents._dispatch import Dispatcher, Job
@@ -27,14 +27,19 @@ from docendo.records import (
     Message,
     Request,
     Result,
+    SamplingParams,
     ScoreRequest,
     ScoreResult,
     Usage,
 )
 
+T = TypeVar("T", Result, ScoreResult)
+
 
 class RemoteEngine(ABC):
-    """An engine without weights: no scoring, no adapters, no pause. Subclasses say how one request is sent.
+    """An engine without weights: by itself no scoring, no adapters, no pause.
+
+    Subclasses say how a request is sent (`_job`), and how one is scored (`_score_job`) if they can.
 
     Requests wait by priority until fewer than `max_concurrency` are on their way.
     """
@@ -61,6 +66,10 @@ class RemoteEngine(ABC):
     def _job(self, request: Request, put: Callable[[Chunk], None] | None = None) -> Job[Result]:
         """Checks a request and makes the job of it, which tells its chunks to `put`."""
 
+    def _score_job(self, request: ScoreRequest) -> Job[ScoreResult]:
+        """Checks a scoring request and makes the job of it; here it is refused."""
+        raise CapabilityError.lacking({"score"}, engine=self.name, by="scoring")
+
     # --- requests --------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Future[Result]:
@@ -76,17 +85,11 @@ class RemoteEngine(ABC):
 
     def generate(self, request: Request) -> Result:
         """Generates and waits; see `submit`."""
-        future = self.submit(request)
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # Ctrl-C while waiting must not leave it running
+        return self._wait(self.submit(request))
 
     async def agenerate(self, request: Request) -> Result:
         """Generates without blocking the event loop; cancelling the task cancels the request."""
-        job = self._job(request)
-        await self._dispatcher.room.aenter(job.timeout)
-        return await asyncio.wrap_future(self._dispatch(job))
+        return await self._asubmit(self._job(request))
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Generates piece by piece; closing the iterator cancels the request."""
@@ -97,20 +100,20 @@ class RemoteEngine(ABC):
         return astream(lambda put: self._submit(self._job(request, put)))
 
     def submit_score(self, request: ScoreRequest) -> Future[ScoreResult]:
-        """Not offered.
+        """Queues a scoring request; see `submit`.
 
         Raises:
-            CapabilityError: always.
+            CapabilityError: if the engine cannot score.
         """
-        self._lack("score", by="scoring")
+        return self._submit(self._score_job(request))
 
     def score(self, request: ScoreRequest) -> ScoreResult:
-        """Not offered; see `submit_score`."""
-        self._lack("score", by="scoring")
+        """Scores and waits; see `submit_score`."""
+        return self._wait(self.submit_score(request))
 
     async def ascore(self, request: ScoreRequest) -> ScoreResult:
-        """Not offered; see `submit_score`."""
-        self._lack("score", by="scoring")
+        """Scores without blocking the event loop; see `submit_score`."""
+        return await self._asubmit(self._score_job(request))
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """One line per tool and message: the model's own template is not known here."""
@@ -124,7 +127,7 @@ class RemoteEngine(ABC):
         Raises:
             CapabilityError: always.
         """
-        self._lack("adapters", by=f"adapter {name!r}")
+        raise CapabilityError.lacking({"adapters"}, engine=self.name, by=f"adapter {name!r}")
 
     def drop_adapter(self, name: str) -> None:
         """There is none to forget.
@@ -161,11 +164,13 @@ class RemoteEngine(ABC):
         yield
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Calls, tokens (as they were reported) and seconds by run, role and agent.
+        """Calls, tokens (as they were reported) and seconds by run, role, agent and adapter.
 
-        Seconds are wall time while requests were on their way, shared equally by those that were.
+        What a request that was broken off has used is not told: only its seconds are counted. Seconds are
+        wall time while requests were on their way, shared equally by those that were.
         """
-        return self._accounts.rows(model=self.name)
+        names = {sha256: name for name, sha256 in self.adapters().items()}
+        return self._accounts.rows(model=self.name, names=names)
 
     def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
         """Calls back, in the engine's thread, after each request that ends; returns what unsubscribes."""
@@ -184,45 +189,52 @@ class RemoteEngine(ABC):
     # --- for subclasses --------------------------------------------------------------------------
 
     def _reporter(
-        self, request: Request
-    ) -> Callable[[Job[Result], EventStatus, Result | None, BaseException | None], None]:
+        self, request: Request | ScoreRequest
+    ) -> Callable[[Job[Any], EventStatus, Any, BaseException | None], None]:
         """What turns the end of a job into an event."""
-        accounts, model = self._accounts, self.name  # not self: an unused engine can be collected
+        # Not self: an unused engine can be collected.
+        accounts, model, adapter = self._accounts, self.name, self.adapter_hash(request.adapter)
 
-        def report(
-            job: Job[Result], status: EventStatus, result: Result | None, error: BaseException | None
-        ) -> None:
+        def report(job: Job[Any], status: EventStatus, result: Any, error: BaseException | None) -> None:
             ended, now = time.time(), time.perf_counter()
 
             def at(moment: float) -> float:
                 return ended - (now - moment) if moment else ended
 
+            completions = result.completions if isinstance(result, Result) else ()
             accounts.record(
                 EngineEvent(
-                    kind="generate",
+                    kind="generate" if isinstance(request, Request) else "score",
                     status=status,
                     origin=request.origin,
                     model=model,
                     adapter=request.adapter,
-                    sampling=request.sampling,
+                    sampling=request.sampling if isinstance(request, Request) else SamplingParams(),
                     usage=result.usage if result and status == "finished" else Usage(),
-                    finish_reasons=tuple(c.finish_reason for c in result.completions) if result else (),
+                    finish_reasons=tuple(completion.finish_reason for completion in completions),
                     submitted=at(job.submitted),
                     started=at(job.started),
                     first_token=at(job.first_token),
                     ended=ended,
                     seconds=job.seconds(),
                     error=type(error).__name__ if error else "",
-                )
+                    prompt=request.prompt,
+                    texts=tuple(completion.text for completion in completions),
+                ),
+                adapter=adapter,
             )
 
         return report
 
-    def _submit(self, job: Job[Result]) -> Future[Result]:
+    def _submit(self, job: Job[T]) -> Future[T]:
         self._dispatcher.room.enter(job.timeout)
         return self._dispatch(job)
 
-    def _dispatch(self, job: Job[Result]) -> Future[Result]:
+    async def _asubmit(self, job: Job[T]) -> T:
+        await self._dispatcher.room.aenter(job.timeout)
+        return await asyncio.wrap_future(self._dispatch(job))
+
+    def _dispatch(self, job: Job[T]) -> Future[T]:
         try:
             self._dispatcher.submit(job)
         except BaseException:
@@ -230,12 +242,12 @@ class RemoteEngine(ABC):
             raise
         return job.future
 
+    @staticmethod
+    def _wait(future: Future[T]) -> T:
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # Ctrl-C while waiting must not leave it running
+
     def _require(self, needs: AbstractSet[Feature], *, by: str) -> None:
         self.capabilities.require(frozenset(needs), engine=self.name, by=by)
-
-    def _lack(self, feature: Feature, *, by: str) -> NoReturn:
-        raise CapabilityError(
-            f"{by} needs {feature}, which the engine {self.name!r} lacks",
-            expected="an engine that offers it",
-            remedy="use docendo.agents.Engine, or do without",
-        )

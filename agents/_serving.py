@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from docendo.agents._generate import GenerateLoop
 from docendo.agents._jobs import Desk
@@ -16,6 +20,7 @@ from docendo.agents._slots import ATTENTION, KVShape, Layout, Stretch, attending
 
 _log = logging.getLogger("docendo.engine")
 _LAYERS = frozenset({"full_attention", "sliding_attention"})
+_LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 #: Tokens of the check: enough for a beginning, a later piece and a step.
 _CHECK = 12
 
@@ -49,17 +54,21 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         return f"it has layers of the kind {', '.join(sorted(strange))}"
     if getattr(text, "attention_chunk_size", None):
         return "its attention is chunked"
+    if kinds := _rope_kinds(text) & _LENGTH_DEPENDENT:
+        # All rows of a pass would turn with the longest of them.
+        return f"its rotary positions depend on the length of the text ({', '.join(sorted(kinds))})"
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = [(7 + 5 * number) % vocabulary for number in range(_CHECK)]
     try:
-        reference = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
+        with _noting_inputs(model) as groups:
+            reference = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
         kv = _kv_shape(reference.past_key_values)
         if kv is None:
             return "its layers keep keys and values of different shapes, or none"
         model.set_attn_implementation(ATTENTION)
         pack_linears(model)
         loop = DecodeLoop(model, desk, kv=kv, **options)
-        served = _served(loop, ids)
+        served, windows = _served(loop, ids)
     except (
         AttributeError,
         IndexError,
@@ -70,13 +79,40 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         ValueError,
     ) as error:
         return f"a packed pass fails ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+    if windows != _windows(text):
+        return "its layers do not ask the engine's attention for what its configuration says"
     expected = reference.logits[0, [7, _CHECK - 1, _CHECK - 1]].float()
     off = (served.float() - expected).abs().max() / expected.std().clamp(min=1e-6)
     # Rounding stays far below; another mask, position or factor is of the order of 1.
     if not off < (0.02 if model.dtype == torch.float32 else 0.3):
         return f"packed logits differ from its own by {float(off):.2g} standard deviations"
     loop.cache.free()
+    loop.router.groups = groups
     return loop
+
+
+@contextmanager
+def _noting_inputs(model: nn.Module) -> Iterator[dict[str, tuple[str, ...]]]:
+    """Notes, in a forward pass, which linear layers read the same input: each with all of them, by name."""
+    calls: list[tuple[str, torch.Tensor]] = []  # holds the tensors, so that no two have the same id
+
+    def note(name: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        calls.extend((name, one) for one in inputs[:1])
+
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    handles = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers.items()]
+    groups: dict[str, tuple[str, ...]] = {}
+    try:
+        yield groups
+    finally:
+        for handle in handles:
+            handle.remove()
+    called = Counter(name for name, _ in calls)
+    readers: dict[int, list[str]] = {}
+    for name, one in calls:
+        if called[name] == 1:
+            readers.setdefault(id(one), []).append(name)
+    groups.update({name: tuple(names) for names in readers.values() if len(names) > 1 for name in names})
 
 
 def _kv_shape(cache: Any) -> KVShape | None:
@@ -93,14 +129,33 @@ def _kv_shape(cache: Any) -> KVShape | None:
     return KVShape(len(layers), *shapes.pop())
 
 
-def _served(loop: DecodeLoop, ids: Sequence[int]) -> torch.Tensor:
-    """Logits of packed passes: after one step, after a later piece, and after a whole beginning."""
+def _rope_kinds(config: Any) -> set[str]:
+    """The kinds of rotary positions, of all layers or of each kind of layer."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    each = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    return {str(one["rope_type"]) for one in each if "rope_type" in one}
+
+
+def _windows(config: Any) -> set[int | None]:
+    """The sliding windows of a model's layers, None for layers without."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return {window if kind == "sliding_attention" else None for kind in kinds}
+
+
+def _served(loop: DecodeLoop, ids: Sequence[int]) -> tuple[torch.Tensor, set[int | None]]:
+    """Logits of packed passes: after one step, after a later piece, and after a whole beginning.
+
+    And the windows with which the layers asked for attention: fewer than the model's mean that it keeps its
+    window in a mask of its own, none that its own attention is still in place.
+    """
     size = len(ids)
     first = Layout(starts=[], stretches=[Stretch(0, 0, 0, 7), Stretch(1, 0, 7, 5)])
     second = Layout(starts=[7], stretches=[Stretch(1, 5, 1, size - 5), Stretch(2, 0, size - 4, size)])
     _run(loop, first, [*ids[:7], *ids[:5]], [*range(7), *range(5)])
     hidden = _run(loop, second, [ids[7], *ids[5:], *ids], [7, *range(5, size), *range(size)])
-    return loop._logits(hidden[[0, size - 5, 2 * size - 5]])
+    # A step's masks are made for the windows that are asked for.
+    return loop._logits(hidden[[0, size - 5, 2 * size - 5]]), set(second.masks)
 
 
 def _run(loop: DecodeLoop, layout: Layout, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:

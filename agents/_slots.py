@@ -53,7 +53,7 @@ class Layout:
     starts: list[int]
     stretches: list[Stretch]
     first: int = 0
-    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
     @property
     def span(self) -> int:
@@ -170,12 +170,10 @@ class SlotCache(Cache):
             self.keys[:, pair, ..., :length] = self.keys[:, turned, ..., :length]
             self.values[:, pair, :, :length] = self.values[:, turned, :, :length]
 
-    def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Copies the first `length` tokens of slot `source` to the slots `targets`."""
-        for target in targets:
-            if target != source:
-                self.keys[:, target, ..., :length] = self.keys[:, source, ..., :length]
-                self.values[:, target, :, :length] = self.values[:, source, :, :length]
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` tokens of slot `source` to slot `target`."""
+        self.keys[:, target, ..., :length] = self.keys[:, source, ..., :length]
+        self.values[:, target, :, :length] = self.values[:, source, :, :length]
 
     def read(self, slot: int, start: int, stop: int) -> Stored:
         """Returns a copy of a slot's tokens from `start` to `stop`."""
@@ -256,7 +254,7 @@ def slot_attention(
         else:
             parts.append(_stretch(cache, stretch, query[0, :, new], scaling, sliding_window, softcap))
     output = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return output[None], None
+    return output[None].contiguous(), None  # some models take a view of it
 
 
 def _step(

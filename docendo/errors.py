@@ -11,6 +11,9 @@ blame, because an infrastructure failure must never be counted as a wrong answer
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Self
+
 
 class DocendoError(Exception):
     """Root of all errors raised by docendo.
@@ -75,6 +78,15 @@ class CapabilityError(UserError):
     """An engine lacks something that an agent or a request needs."""
 
     code = "capability"
+
+    @classmethod
+    def lacking(cls, features: Iterable[str], *, engine: str, by: str) -> Self:
+        """The error that says what `engine` lacks and who (`by`) needs it."""
+        return cls(
+            f"{by} needs {', '.join(sorted(features))}, which the engine {engine!r} lacks",
+            expected="an engine that offers it",
+            remedy="use docendo.agents.Engine, or do without",
+        )
 
 
 class ResumeError(UserError):

@@ -461,13 +461,9 @@ class Capabilities(Record):
         Raises:
             CapabilityError: naming what `engine` lacks and who (`by`) needs it.
         """
-        missing = sorted(needs - self.features)
+        missing = needs - self.features
         if missing:
-            raise CapabilityError(
-                f"{by} needs {', '.join(missing)}, which the engine {engine!r} lacks",
-                expected="an engine that offers it",
-                remedy="use docendo.agents.Engine, or do without",
-            )
+            raise CapabilityError.lacking(missing, engine=engine, by=by)
 
 
 EventKind = Literal["generate", "score"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,21 +193,6 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-#: What the engine does not do right yet.
-WRONG = {
-    "afmoe": "the attention's output does not always lie together",
-    "phi3_longrope": "it is taken for one that can be packed",
-    "phimoe_window": "it is taken for one that can be packed",
-}
-
-
-def cases(names: Iterable[str]) -> list[Any]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=WRONG[name])) if name in WRONG else name
-        for name in names
-    ]
-
-
 class Case(NamedTuple):
     """A model on disk and what transformers and PEFT make of the prompts, by adapter name."""
 
@@ -320,7 +305,7 @@ def agree(results: list[Any], wanted: list[tuple[list[int], list[float]]]) -> No
         assert completion.logprobs == pytest.approx(logprobs, abs=CLOSE)
 
 
-@pytest.mark.parametrize("name", cases(MODELS))
+@pytest.mark.parametrize("name", MODELS)
 def test_base_agrees_however_it_is_run(
     name: str,
     engines: Callable[..., Engine],
@@ -347,7 +332,7 @@ def test_base_agrees_however_it_is_run(
     assert not any(record.name == "docendo.engine" for record in caplog.records), "it fell back"
 
 
-@pytest.mark.parametrize("name", cases(name for name in MODELS if name not in ("gpt2", "afmoe")))
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("gpt2", "afmoe")])
 def test_adapters_agree_with_peft_mixed_and_alone(
     name: str, engines: Callable[..., Engine], case: Callable[..., Case]
 ) -> None:
@@ -378,7 +363,7 @@ def test_scores_agree_with_the_models_own_logits(
     )
 
 
-@pytest.mark.parametrize("name", cases(OTHERS))
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_models_are_run_with_generate_and_it_is_said_once(
     name: str, engines: Callable[..., Engine], case: Callable[..., Case], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -391,7 +376,6 @@ def test_other_models_are_run_with_generate_and_it_is_said_once(
     assert "`generate`" in said[0]
 
 
-@pytest.mark.xfail(reason="rounding in bfloat16 hides that its own attention is still in place")
 def test_a_model_that_keeps_its_own_attention_is_never_packed(
     engines: Callable[..., Engine], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -60,7 +60,8 @@ def test_growing_keeps_contents_and_moving_copies() -> None:
     ]
     cache.swap(0, 2, 5)
     assert (keys(cache, 0)[0], keys(cache, 2)[0]) == (10, 0)
-    cache.copy(1, [0, 30], 3)
+    cache.copy(1, 0, 3)
+    cache.copy(1, 30, 3)
     assert keys(cache, 0) == [5, 6, 7, 13, 14]
     assert keys(cache, 30) == [5, 6, 7, 0, 0]
     stored = cache.read(2, 1, 4)
