@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docendo.agents import Engine
@@ -30,6 +31,44 @@ def make_engine(tiny_model_dir: Path) -> Iterator[Callable[..., Engine]]:
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def save_loras(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[dict[str, dict[str, Any]]], dict[str, Path]]:
+    """Saves random LoRAs on the tiny model, made by PEFT with these settings; returns their folders."""
+
+    def save(kinds: dict[str, dict[str, Any]]) -> dict[str, Path]:
+        root, plain = (
+            tmp_path_factory.mktemp("loras"),
+            {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"},
+        )
+        for seed, (name, settings) in enumerate(kinds.items()):
+            model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **{**plain, **settings}))
+                for key, parameter in peft.named_parameters():
+                    if "lora_B" in key:
+                        torch.nn.init.normal_(parameter, std=0.2)
+            peft.save_pretrained(root / name)
+        return {name: root / name for name in kinds}
+
+    return save
+
+
+@pytest.fixture
+def serve(make_engine: Callable[..., Engine], folders: dict[str, Path]) -> Callable[..., Engine]:
+    """Makes engines that have the test module's adapters (its fixture `folders`) loaded."""
+
+    def make(**options: Any) -> Engine:
+        engine = make_engine(**options)
+        for name, folder in folders.items():
+            engine.load_adapter(name, folder)
+        return engine
+
+    return make
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from docendo.agents import Engine
@@ -43,21 +43,9 @@ PROMPTS = {
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(save_loras: Callable[..., dict[str, Path]]) -> dict[str, Path]:
     """Adapters with random weights, B included, saved by PEFT."""
-    made = {}
-    for seed, (name, settings) in enumerate(SETTINGS.items()):
-        model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-        plain = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **{**plain, **settings}))
-            for key, parameter in peft.named_parameters():
-                if "lora_B" in key:
-                    torch.nn.init.normal_(parameter, std=0.2)
-        made[name] = tmp_path_factory.mktemp("alora") / name
-        peft.save_pretrained(made[name])
-    return made
+    return save_loras(SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +55,6 @@ def by_peft(tiny_model_dir: Path, folders: dict[str, Path]) -> dict[str, Any]:
         base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
         models[name] = PeftModel.from_pretrained(base, folder).eval()
     return models
-
-
-@pytest.fixture
-def serve(make_engine: Make, folders: dict[str, Path]) -> Make:
-    def serve(**options: Any) -> Engine:
-        engine = make_engine(**options)
-        for name, folder in folders.items():
-            engine.load_adapter(name, folder)
-        return engine
-
-    return serve
 
 
 def logprobs_by(model: Any, prompt: tuple[int, ...]) -> list[float]:

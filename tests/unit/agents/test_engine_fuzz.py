@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from docendo.agents import Engine
 from docendo.agents._sampling import draw
@@ -33,36 +31,14 @@ GRAMMARS = (
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(save_loras: Callable[..., dict[str, Path]]) -> dict[str, Path]:
     """A plain and an activated LoRA with random weights, saved by PEFT."""
     kinds: dict[str, dict[str, Any]] = {
-        "plain": {"r": 4, "target_modules": "all-linear"},
+        "plain": {},
         "queries": {"r": 3, "target_modules": ["q_proj", "down_proj"]},
-        "activated": {"r": 8, "target_modules": "all-linear", "alora_invocation_tokens": list(CALL)},
+        "activated": {"r": 8, "alora_invocation_tokens": list(CALL)},
     }
-    made = {}
-    for seed, (name, settings) in enumerate(kinds.items()):
-        model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_alpha=8, **settings))
-            for key, parameter in peft.named_parameters():
-                if "lora_B" in key:
-                    torch.nn.init.normal_(parameter, std=0.2)
-        made[name] = tmp_path_factory.mktemp("fuzz") / name
-        peft.save_pretrained(made[name])
-    return made
-
-
-@pytest.fixture
-def serve(make_engine: Make, folders: dict[str, Path]) -> Make:
-    def serve(**options: Any) -> Engine:
-        engine = make_engine(**options)
-        for name, folder in folders.items():
-            engine.load_adapter(name, folder)
-        return engine
-
-    return serve
+    return save_loras(kinds)
 
 
 class Draws:
