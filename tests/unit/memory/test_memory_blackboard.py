@@ -3,12 +3,13 @@
 import dataclasses
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docendo.errors import DataError, IntegrityError, StorageError
 from docendo.hashing import digest
-from docendo.memory import MAX_BODY_BYTES, Blackboard, Database
+from docendo.memory import MAX_BODY_BYTES, Blackboard, Database, _schema
 from docendo.records import Author
 
 STUDENT = Author(agent="student", role="student", model="m1", adapter="a1")
@@ -288,10 +289,12 @@ def test_verify_names_the_damaged_record(board, statement, seq, reason):
 def test_a_rewritten_row_breaks_the_chain_behind_it(board):
     """A row whose own hash was recomputed is consistent in itself; the next one tells on it."""
     filled(board)
-    row = sql(board, "SELECT * FROM docendo_posts WHERE seq = 3").mappings().one()
-    forged = {**row, "body": '{"text":"forged"}'}
-    seal = digest(*(value for name, value in forged.items() if name != "hash"))
-    sql(board, "UPDATE docendo_posts SET body = ?, hash = ? WHERE seq = 3", forged["body"], seal)
+    with board.database.transaction() as connection:
+        row = connection.execute(sa.select(_schema.posts).where(_schema.posts.c.seq == 3)).mappings().one()
+        forged = {**row, "body": '{"text":"forged"}'}
+        seal = digest(*(value for name, value in forged.items() if name not in ("hash", "number")))
+        change = _schema.posts.update().where(_schema.posts.c.seq == 3)
+        connection.execute(change.values(body=forged["body"], hash=seal))
     report = board.verify()
     assert [(damage.seq, damage.reason) for damage in report.damage] == [
         (4, "does not follow from the record before it")

@@ -62,7 +62,7 @@ def test_malformed_entries_are_refused(journal, key, value, message):
     assert journal.verify().records == 0
 
 
-@pytest.mark.parametrize("change", ["value = '{\"v\":2}'", "key = 'l'", "hash = 'x'", "created = 1"])
+@pytest.mark.parametrize("change", ["value = '{\"v\":2}'", "key = x'006c'", "hash = 'x'", "created = 1"])
 def test_damage_is_an_error_and_named(journal, change):
     journal.put("k", {"v": 1})
     with journal.database.transaction() as connection:
