@@ -37,8 +37,8 @@ def trace(name="t", **changes):
 
 
 @pytest.fixture
-def store(tmp_path):
-    with TraceStore.open(tmp_path / "memory.db") as opened:
+def store(database_url):
+    with TraceStore.open(database_url) as opened:
         yield opened
 
 
@@ -47,10 +47,10 @@ def count(store, table):
         return connection.exec_driver_sql(f"SELECT count(*) FROM docendo_{table}").scalar()
 
 
-def test_a_trace_comes_back_exactly(store):
+def test_a_trace_comes_back_exactly(store, database_url):
     store.add([trace(), trace("bare", rewards={}, parents=(), logprobs=(), sampling={})])
     store.close()
-    with TraceStore.open(store.database.path) as reopened:
+    with TraceStore.open(database_url) as reopened:
         assert reopened.get("t") == trace()
         assert reopened.find() == [trace(), trace("bare", rewards={}, parents=(), logprobs=(), sampling={})]
 
