@@ -12,6 +12,7 @@ from docendo.memory._journal import Journal
 from docendo.memory._keys import Keys, Versioned
 from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._runs import RunRow, RunStatus, RunStore
+from docendo.memory._subscribe import Subscription
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._verify import verify
 
@@ -32,6 +33,7 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "RunStore",
+    "Subscription",
     "TraceStore",
     "Trust",
     "Versioned",
