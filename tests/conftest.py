@@ -102,19 +102,19 @@ def postgres_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_databases(postgres_url: str) -> Any:
+def postgres_databases(postgres_url: str) -> Iterator[Any]:
     """Makes and drops databases on the server."""
-    return _postgres.Databases(postgres_url)
+    databases = _postgres.Databases(postgres_url)
+    yield databases
+    databases.drop_all()
 
 
 @pytest.fixture
 def postgresql_url(postgres_url: str, postgres_databases: Any) -> Iterator[str]:
-    """The URL of a fresh, empty PostgreSQL database."""
+    """The URL of a fresh, empty PostgreSQL database, dropped after the test."""
     name = postgres_databases.create()
     yield _postgres.renamed(postgres_url, name)
-    # Dropping makes the server write everything to disk, half a second; our own server is thrown away whole.
-    if os.environ.get("DOCENDO_POSTGRES_URL"):
-        postgres_databases.drop(name)
+    postgres_databases.drop(name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

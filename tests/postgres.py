@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ class Cluster:
                 continue
         raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
 
+    @property
+    def running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        return self._server is not None and self._server.poll() is None
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stops the server: SIGINT ends connections and shuts down, SIGQUIT stops it as a crash would."""
         if self._server is not None:
@@ -134,27 +140,38 @@ class Databases:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._made = 0
+        self._dropped: list[str] = []
 
     def execute(self, *statements: str) -> list[Any]:
         """Runs statements as the administrator and returns the rows of the last one."""
         import psycopg
 
         with psycopg.connect(self._url, autocommit=True, application_name="docendo tests") as connection:
+            rows: list[Any] = []
             for statement in statements:
                 cursor = connection.execute(statement)  # type: ignore[arg-type]
-            return cursor.fetchall() if cursor.description else []
+                rows = cursor.fetchall() if cursor.description else []
+            return rows
 
     def create(self, options: str = "") -> str:
         """Makes an empty database and returns its name."""
-        self._made += 1
-        name = f"docendo_test_{os.getpid()}_{self._made}"
+        name = f"docendo_test_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name} {options}")
         return name
 
     def drop(self, name: str) -> None:
-        """Drops a database, whoever is connected to it."""
-        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        """Drops a database, whoever is connected to it; now or soon.
+
+        Dropping one makes the server write everything to disk, so that many together cost as much as one.
+        """
+        self._dropped.append(name)
+        if len(self._dropped) >= 16:
+            self.drop_all()
+
+    def drop_all(self) -> None:
+        """Drops what is still to be dropped."""
+        names, self._dropped = self._dropped, []
+        self.execute(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in names))
 
 
 def renamed(url: str, database: str) -> str:
