@@ -467,6 +467,12 @@ class Database:
         insert = sqlite.insert(table) if self._sqlite else postgresql.insert(table)
         connection.execute(insert.on_conflict_do_nothing(), list(rows))
 
+    @property
+    def writable(self) -> bool:
+        """Whether this thread could begin `transaction()` now: not read-only, nor inside `reading()`."""
+        with self._lock:
+            return not self.read_only and (not self._depth or self._writing)
+
     def check(self) -> tuple[str, ...]:
         """Returns what the database itself says is wrong with it: nothing if its structure is sound.
 

@@ -75,7 +75,7 @@ def test_samples_share_one_stored_prompt(store):
     store.add([trace(f"t{n}", sample=n) for n in range(8)])
     store.add([trace("other", messages=PROMPT[1:])])
     assert count(store, "traces") == 9
-    assert count(store, "prompts") == 2
+    assert count(store, "prompts") == len(PROMPT) + len(PROMPT[1:])
     assert store.get("other").messages == PROMPT[1:]
 
 
@@ -152,7 +152,7 @@ def test_an_unknown_trace_is_named(store):
         ("UPDATE docendo_traces SET record = replace(record, '0.25', '0.75')", "trace 't'"),
         ("UPDATE docendo_traces SET split = 'test'", "trace 't'"),
         ("UPDATE docendo_traces SET role = 'teacher'", "trace 't'"),
-        ("UPDATE docendo_prompts SET messages = replace(messages, '2 + 2', '2 + 3')", "prompt "),
+        ("UPDATE docendo_prompts SET message = replace(message, '2 + 2', '2 + 3')", "prompt "),
         ("DELETE FROM docendo_prompts", "prompt of trace 't' is missing"),
         ("UPDATE docendo_rewards SET value = 0.5", "reward 'verified' of trace 't'"),
     ],
