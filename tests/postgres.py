@@ -139,8 +139,9 @@ class Databases:
     """Makes and drops databases on a server, through a connection of its own to the database `postgres`."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._dropped: list[str] = []
+        self._url = url.replace("+psycopg", "", 1)
+        self._made: list[str] = []
+        self._free: list[str] = []
 
     def execute(self, *statements: str) -> list[Any]:
         """Runs statements as the administrator and returns the rows of the last one."""
@@ -157,21 +158,30 @@ class Databases:
         """Makes an empty database and returns its name."""
         name = f"docendo_test_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name} {options}")
+        self._made.append(name)
         return name
 
-    def drop(self, name: str) -> None:
-        """Drops a database, whoever is connected to it; now or soon.
+    def empty(self) -> str:
+        """Returns the name of an empty database: one that was given back, or a new one."""
+        return self._free.pop() if self._free else self.create()
 
-        Dropping one makes the server write everything to disk, so that many together cost as much as one.
+    def give_back(self, name: str) -> None:
+        """Closes all connections to a database and empties it.
+
+        Dropping it instead would make the server write everything to disk, which takes a second.
         """
-        self._dropped.append(name)
-        if len(self._dropped) >= 16:
-            self.drop_all()
+        self.execute(
+            f"ALTER DATABASE {name} RESET ALL",
+            f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
+        )
+        emptied = Databases(renamed(self._url, name))
+        emptied.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        self._free.append(name)
 
     def drop_all(self) -> None:
-        """Drops what is still to be dropped."""
-        names, self._dropped = self._dropped, []
-        self.execute(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in names))
+        """Drops all databases made here, whoever is connected to them."""
+        self.execute(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in self._made))
+        self._made, self._free = [], []
 
 
 def renamed(url: str, database: str) -> str:
