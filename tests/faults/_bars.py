@@ -93,7 +93,7 @@ class Bar:
             failed: A line for each case that failed.
             needed: How many cases the bar asks for, in the form that runs.
             reached: How often each kind of kill or damage took effect: what never happened proves nothing.
-            detail: Whatever else is worth recording.
+            detail: Whatever else is worth recording; `outcomes` (a count by name) is shown on the page.
         """
         self.parts[name] = {**_counts(cases, failed, reached), "needed": needed, **detail}
         if failed:

@@ -92,7 +92,8 @@ def _each(details: Mapping[str, Mapping[str, Any]], what: str) -> list[tuple[str
 
 
 def _reached(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{_count(number)} {name}" for name, number in counts["reached"].items())
+    both = {**counts["reached"], **counts.get("outcomes", {})}
+    return ", ".join(f"{_count(number)} {name}" for name, number in both.items())
 
 
 def _machines(details: Mapping[str, Mapping[str, Any]]) -> str:
