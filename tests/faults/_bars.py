@@ -41,6 +41,7 @@ FULL = os.environ.get("DOCENDO_FAULTS") == "full"
 
 #: How many failures are kept word for word.
 _SHOWN = 5
+_PLACE = re.compile(r"/\S*?/pytest-of-[^/]+/pytest-\d+/[^/]+/")
 _NAME = re.compile(r"test_(r\d+)_\w+\.py")
 
 
@@ -172,7 +173,8 @@ class Bar:
 
 def _counts(cases: int, failed: Sequence[str], reached: Mapping[str, int] | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"cases": cases, "failed": len(failed), "reached": dict(reached or {})}
-    examples = [line[:300] for line in failed[:_SHOWN] if line]
+    # Results are published: no path of the machine that they come from.
+    examples = [_PLACE.sub("", line)[:300] for line in failed[:_SHOWN] if line]
     return {**facts, "examples": examples} if examples else facts
 
 
