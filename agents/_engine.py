@@ -201,6 +201,11 @@ class Engine:
         kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype != "auto" and dtype not in kinds:
             raise ConfigError(f"dtype is {dtype!r}", expected="one of auto, float32, bfloat16, float16")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # AssertionError: built without support for it
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device is {device!r} ({reason})", expected="such as cpu or cuda") from error
         source = models.resolve(str(model))
         try:
             transformers_logging.disable_progress_bar()
@@ -260,6 +265,8 @@ class Engine:
 
     def _job(self, request: Request, listener: Callable[[Chunk], None] | None = None) -> Job:
         """Checks a request and makes the job of it."""
+        if not isinstance(request, Request):
+            raise ConfigError(f"the request is {request!r}"[:200], expected="a Request(prompt=...)")
         adapter = self._adapter(request.adapter)
         params = request.sampling
         # First, because it says which extra is missing.
@@ -311,6 +318,8 @@ class Engine:
 
     def _score_job(self, request: ScoreRequest) -> Job:
         """Checks a request and makes the job of it."""
+        if not isinstance(request, Request):
+            raise ConfigError(f"the request is {request!r}"[:200], expected="a Request(prompt=...)")
         adapter = self._adapter(request.adapter)
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt)

@@ -147,6 +147,8 @@ def resolve(model: str | Path, *, accept_license: bool = False) -> Path:
     """
     if isinstance(model, str) and _is_catalogued(model):
         return pull(model, accept_license=accept_license)
+    if not str(model).strip():
+        raise _unknown(str(model))
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _checked_folder(folder)

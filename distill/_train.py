@@ -24,12 +24,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, T
 
 from docendo.agents import models
 from docendo.agents._engine import best_dtype
+from docendo.checks import is_number
 from docendo.distill._adapter import CARD, SETTINGS, WEIGHTS, Adapter, model_card
 from docendo.distill._batches import Encoded, encode, pad
 from docendo.distill._config import TrainConfig
 from docendo.distill._kernels import speed_up
 from docendo.distill._trainer import ObjectiveTrainer
-from docendo.errors import AdapterError, DataError, ModelFailure, ModelNotFound, SilentNoOp
+from docendo.errors import AdapterError, ConfigError, DataError, ModelFailure, ModelNotFound, SilentNoOp
 from docendo.files import new_directory, require_writable, write_text
 from docendo.hashing import digest
 from docendo.manifest import MANIFEST, write_manifest
@@ -89,7 +90,8 @@ def train(
     name = name or output.name
     source = models.resolve(model)
     fingerprint = models.fingerprint(source)
-    rows = [dict(row) for row in dataset]
+    rows = [_row(number, row) for number, row in enumerate(dataset)]
+    _require_json(metadata or {})
     if not rows:
         raise DataError(
             "the dataset is empty", expected="at least one row", remedy="build it with sft_dataset"
@@ -144,6 +146,25 @@ def train(
         write_text(folder / CARD, model_card(facts))
         write_manifest(folder, facts)
     return Adapter.open(output)
+
+
+def _row(number: int, row: object) -> dict[str, Any]:
+    """A row of the dataset that its digest can be made of; `encode` checks the rest."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"row {number} of the dataset is {row!r}"[:200], expected="a mapping with a prompt")
+    weight = row.get("weight", 1.0)
+    if not is_number(weight):
+        raise DataError(f"row {number} has the weight {weight!r}", expected="a finite number, 0 or more")
+    return dict(row)
+
+
+def _require_json(metadata: Mapping[str, Any]) -> None:
+    """Refuses facts that the manifest cannot hold, before the training and not after it."""
+    for key, value in metadata.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"metadata.{key} is {value!r} ({error})", expected="JSON values") from None
 
 
 class _Trained:
