@@ -209,9 +209,12 @@ class Engine:
         source = models.resolve(str(model))
         try:
             transformers_logging.disable_progress_bar()
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             loaded = AutoModelForCausalLM.from_pretrained(
-                source, dtype=best_dtype(device) if dtype == "auto" else kinds[dtype], use_safetensors=True
+                source,
+                dtype=best_dtype(device) if dtype == "auto" else kinds[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from docendo.agents._catalogue import CATALOGUE, ModelCard, Wheel
+from docendo.agents._harmless import refuse_code
 from docendo.errors import (
     InfrastructureError,
     IntegrityError,
@@ -260,6 +261,7 @@ def _checked_folder(folder: Path) -> Path:
             f"{folder} has no *.safetensors file",
             expected="weights as safetensors, which run no code when loaded",
         )
+    refuse_code(folder)
     return folder
 
 

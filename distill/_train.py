@@ -114,7 +114,7 @@ def train(
         if _same(finished, identity, data_digest):
             return finished
     require_writable(output)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     examples, too_long = encode(rows, tokenizer, max_length=config.max_length)
     if too_long and not quiet:
         say(f"{too_long} of {len(rows)} examples have more than {config.max_length} tokens and are left out.")
@@ -267,11 +267,22 @@ def _load(source: Path, config: TrainConfig, older: Adapter | None) -> Any:
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(config.dtype) or best_dtype()
     with _quiet_libraries():
         try:
-            base = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+            base = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelNotFound(f"cannot load {source}: {str(error).splitlines()[0]}") from error
         if older is not None:
-            return PeftModel.from_pretrained(base, str(older.path), is_trainable=True)
+            try:
+                return PeftModel.from_pretrained(base, str(older.path), is_trainable=True)
+            except SafetensorError as error:
+                raise AdapterError(
+                    f"{older.path / WEIGHTS} holds no safetensors ({error})", remedy="train it again"
+                ) from error
         modules = (
             config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
         )
