@@ -32,8 +32,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,14 @@ def _enough(part: Mapping[str, Any]) -> bool:
 
 def _caught(variant: Mapping[str, Any]) -> bool:
     return variant["failed"] > 0 and all(variant["reached"].values())
+
+
+def plain_rows(path: Path) -> dict[str, list[Any]]:
+    """All rows of a SQLite file by table, as plain SQLite returns them: without any digest."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as plain:
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+        names = [row[0] for row in plain.execute(f"{query} ORDER BY name")]
+        return {name: plain.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
 
 
 def forked(work: Callable[[], None]) -> int:

@@ -71,11 +71,3 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line)
     if target := os.environ.get("DOCENDO_FAULTS_LINE"):
         Path(target).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database on each backend."""
-    if request.param == "postgresql":
-        pytest.skip("no PostgreSQL server is set up for tests")
-    return f"sqlite:///{tmp_path / 'memory.db'}"

@@ -201,7 +201,7 @@ def backend(url: str) -> str:
 
 
 def test_two_killed_writers_lose_and_repeat_nothing(bar: Any, database_url: str, tmp_path: Path) -> None:
-    steps, kills = bar.size(5000, short=300), bar.size(50, short=12)
+    steps, kills = bar.size(5000, short=160), bar.size(50, short=8)
     began = time.monotonic()
     problems, reached = hammer(database_url, tmp_path, steps=steps, kills=kills)
     bar.part(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from fault_bad_inputs import AUTHOR, COMMANDS, World, cases
+from fault_bars import plain_rows
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -63,10 +63,7 @@ def state(world: World) -> tuple[Any, ...]:
         if path.is_file() and not path.name.startswith("memory.db") and not path.name.endswith(".lock")
     }
     folders = [path.name for path in sorted(world.folder.rglob("*")) if path.is_dir()]
-    with sqlite3.connect(f"file:{world.folder / 'memory.db'}?mode=ro", uri=True) as plain:
-        rows = list(plain.iterdump())
-    plain.close()
-    return files, folders, rows
+    return files, folders, plain_rows(world.folder / "memory.db")
 
 
 def wrong_with(call: Callable[[], object], says: str, limit: float) -> str:
