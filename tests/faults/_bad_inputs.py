@@ -72,6 +72,7 @@ def cases(world: World) -> Iterator[Case]:
     """All cases, in the order of the rooms."""
     for table in (
         boards,
+        channels,
         stores,
         records,
         engines,
@@ -149,6 +150,54 @@ def boards(world: World) -> Table:
     yield "trust by text", lambda: trust(world.post.id, "verified", by="judge", reason="r"), "author"  # type: ignore[arg-type]
     yield "board without a name", lambda: memory.Blackboard(world.database, name=""), "name"
     yield "board's name is a number", lambda: memory.Blackboard(world.database, name=3), "name"  # type: ignore[arg-type]
+
+
+def channels(world: World) -> Table:
+    board, channel, keys = world.board, memory.Channel, world.board.keys
+    board.declare(
+        channel(name="offers", kinds=("offer",), fields={"confidence": "number"}, writers=("tutor",))
+    )
+    keys.write("plan", 1, author=AUTHOR)
+    tutor = Author(agent="tutor", role="tutor")
+
+    def offer(body: Any, **changes: Any) -> Callable[[], object]:
+        settings = {"author": tutor, "key": "offer", "channel": "offers", **changes}
+        return lambda: board.post(settings.pop("kind", "offer"), body, **settings)
+
+    yield "no such channel", offer({"confidence": 1}, channel="gone"), "'gone'"
+    yield "channel is a number", offer({"confidence": 1}, channel=3), "channel"
+    yield "a field is missing", offer({}), "confidence"
+    yield "a field of another type", offer({"confidence": "high"}), "confidence"
+    yield "a field is NaN", offer({"confidence": NAN}), "confidence"
+    yield "another kind", offer({"confidence": 1}, kind="hint"), "hint"
+    yield "a writer without the right", offer({"confidence": 1}, author=AUTHOR), "student"
+    yield "channel without a name", lambda: board.declare(channel(name="")), "name"
+    yield "field of no type", lambda: channel(name="x", fields={"a": "colour"}), "colour"  # type: ignore[dict-item]
+    yield "kinds is text", lambda: channel(name="x", kinds="offer"), "kinds"  # type: ignore[arg-type]
+    yield "fields is a list", lambda: channel(name="x", fields=["a"]), "fields"  # type: ignore[arg-type]
+    yield "no channel", lambda: board.declare("offers"), "channel"  # type: ignore[arg-type]
+    yield "declared otherwise", lambda: board.declare(channel(name="offers", kinds=("hint",))), "'offers'"
+    yield "key without a name", lambda: keys.write("", 1, author=AUTHOR), "key"
+    yield "value with a set", lambda: keys.write("k", {"a": {1}}, author=AUTHOR), "value.a"  # type: ignore[dict-item]
+    yield "value is NaN", lambda: keys.write("k", NAN, author=AUTHOR), "value"
+    yield "a negative version", lambda: keys.write("plan", 1, author=AUTHOR, expected=-1), "expected"
+    yield "version is text", lambda: keys.write("plan", 1, author=AUTHOR, expected="new"), "expected"  # type: ignore[arg-type]
+    yield "an older version", lambda: keys.write("plan", 1, author=AUTHOR, expected=0), "'plan'"
+    yield "author of a key is text", lambda: keys.write("plan", 1, author="student"), "author"  # type: ignore[arg-type]
+    yield "no attempts", lambda: keys.update("plan", lambda old: 2, author=AUTHOR, attempts=0), "attempts"
+    yield "a change that gives a set", lambda: keys.update("plan", lambda old: {1}, author=AUTHOR), "value"  # type: ignore[arg-type,return-value]
+    yield "prefix is a number", lambda: keys.names(prefix=3), "prefix"  # type: ignore[arg-type]
+    yield "search for a number", lambda: board.search(3), "query"  # type: ignore[arg-type]
+    yield "a negative number of hits", lambda: board.search("sum", limit=-1), "limit"
+    yield "hits is text", lambda: board.search("sum", limit="all"), "limit"  # type: ignore[arg-type]
+    yield "search in no channel", lambda: board.search("sum", channel="gone"), "'gone'"
+    yield "search with no trust", lambda: board.search("sum", trust="high"), "trust"  # type: ignore[arg-type]
+    yield "subscribe from before", lambda: board.subscribe(after=-1), "after"
+    yield "subscribe with a negative timeout", lambda: board.subscribe(timeout=-1), "timeout"
+    yield "timeout is text", lambda: board.subscribe(timeout="soon"), "timeout"  # type: ignore[arg-type]
+    yield "subscribe to nothing", lambda: board.subscribe(channel="gone").next(0), "'gone'"
+    yield "acknowledge without a name", lambda: board.subscribe(timeout=0).acknowledge(world.post), "name"
+    yield "children of None", lambda: board.children(None), "id"  # type: ignore[arg-type]
 
 
 def stores(world: World) -> Table:
