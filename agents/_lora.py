@@ -71,6 +71,18 @@ class LoadedAdapter:
         return NEVER
 
 
+def _rank(config: Mapping[str, Any]) -> int:
+    """The rank of an adapter.
+
+    Raises:
+        ValueError: if it is less than 1.
+    """
+    rank = int(config["r"])
+    if rank < 1:
+        raise ValueError(f"r is {rank}; expected at least 1")
+    return rank
+
+
 def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> LoadedAdapter:
     """Reads a PEFT LoRA folder and checks that it belongs to `model`.
 
@@ -93,7 +105,7 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         )
     try:
         config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        rank, alpha = _rank(config), float(config["lora_alpha"])
         tensors = load_file(weights_file)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:  # ValueError: not JSON, not UTF-8
         raise AdapterError(

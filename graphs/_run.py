@@ -140,6 +140,7 @@ async def arun(
     name = name or f"{what['graph']}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise ConfigError(f"the run's name is {name!r}", expected="letters, digits, '.', '_' and '-'")
+    _require_json(config or {})
     resolved = {
         **what,
         "seed": seed,
@@ -247,13 +248,27 @@ def run(
     )
 
 
+def _require_json(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration that cannot be recorded, before anything is written."""
+    for key, value in config.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"config.{key} is {value!r} ({error})", expected="JSON values") from None
+
+
 def _digest(items: Mapping[str, Item]) -> str:
     return digest([[item, items[item].public.question] for item in sorted(items)])
 
 
 def _unique(items: Iterable[Item]) -> dict[str, Item]:
     chosen: dict[str, Item] = {}
+    if not isinstance(items, Iterable):
+        raise DataError(f"items is {items!r}", expected="items, such as task.train")
     for item in items:
+        given: object = item
+        if not isinstance(given, Item):
+            raise DataError(f"an item is {given!r}", expected="items, as from evals.tasks or evals.make_item")
         if item.id in chosen:
             raise DataError(f"item {item.id} occurs twice", expected="items with different ids")
         chosen[item.id] = item

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +31,7 @@ def command(
 
     Example: docendo quickstart --teacher smollm2-135m-instruct --seed 1 --name second-seed
     """
+    from docendo.cli._eval import run_folder
     from docendo.progress import say
     from docendo.registry import get_recipe
 
@@ -41,7 +41,7 @@ def command(
         settings["rounds"] = rounds
     if limit is not None:
         settings |= {"train": limit, "test": limit}
-    folder = Path("runs") / name
+    folder = run_folder(name)
     summary = recipe.run(recipe.configure(settings), folder=folder, resume=resume)
     if json_:
         print(json.dumps(summary, indent=2))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from docendo.cli._eval import RESERVED as _RESERVED
-from docendo.cli._eval import parse_settings
+from docendo.cli._eval import parse_settings, run_folder
 from docendo.errors import ConfigError
 
 Settings = Annotated[
@@ -59,7 +59,7 @@ def command(
         recipe = get_recipe(what)
         sizes = {"train": limit, "test": limit} if limit is not None else {}
         config = recipe.configure({"seed": seed, **sizes, **chosen})
-        summary = recipe.run(config, folder=Path("runs") / (name or what), resume=resume)
+        summary = recipe.run(config, folder=run_folder(name or what), resume=resume)
     if json_:
         print(json.dumps(summary, indent=2))
         return
