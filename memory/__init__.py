@@ -8,11 +8,14 @@ from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKin
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._chain import Damage, Report
 from docendo.memory._database import DATABASE, Database
+from docendo.memory._episodic import EpisodicMemory, EpisodicWeights
+from docendo.memory._fulltext import FullTextMemory
 from docendo.memory._journal import Journal
 from docendo.memory._memory import BoardMemory, Memory
 from docendo.memory._recall import recall
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._traces import TraceStore, read_traces
+from docendo.memory._vectors import Embedder, VectorIndex, VectorMemory
 from docendo.memory._verify import verify
 from docendo.memory._window import WindowMemory
 
@@ -24,7 +27,11 @@ __all__ = [
     "Budget",
     "Damage",
     "Database",
+    "Embedder",
     "Entry",
+    "EpisodicMemory",
+    "EpisodicWeights",
+    "FullTextMemory",
     "Journal",
     "Memory",
     "Post",
@@ -35,6 +42,8 @@ __all__ = [
     "RunStore",
     "TraceStore",
     "Trust",
+    "VectorIndex",
+    "VectorMemory",
     "WindowMemory",
     "read_traces",
     "recall",

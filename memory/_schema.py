@@ -122,3 +122,14 @@ items = sa.Table(
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
 )
+
+# Embeddings of posts, made once per embedder. They can be made anew from the posts, but not noticed to be
+# wrong, hence the digest.
+vectors = sa.Table(
+    "docendo_vectors",
+    metadata,
+    sa.Column("post", sa.Text, primary_key=True),
+    sa.Column("embedder", sa.Text, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+)
