@@ -10,11 +10,14 @@ from docendo.memory._chain import Damage, Report
 from docendo.memory._database import DATABASE, Database
 from docendo.memory._episodic import EpisodicMemory, EpisodicWeights
 from docendo.memory._fulltext import FullTextMemory
+from docendo.memory._fusion import CalibratedFusion, Fusion, Judged, Platt, ReciprocalRank, ndcg
 from docendo.memory._journal import Journal
+from docendo.memory._lessons import KnowledgeBase
 from docendo.memory._memory import BoardMemory, Memory
 from docendo.memory._recall import recall
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._traces import TraceStore, read_traces
+from docendo.memory._two_stage import Reranker, TwoStageRetriever
 from docendo.memory._vectors import Embedder, VectorIndex, VectorMemory
 from docendo.memory._verify import verify
 from docendo.memory._window import WindowMemory
@@ -25,6 +28,7 @@ __all__ = [
     "Blackboard",
     "BoardMemory",
     "Budget",
+    "CalibratedFusion",
     "Damage",
     "Database",
     "Embedder",
@@ -32,19 +36,27 @@ __all__ = [
     "EpisodicMemory",
     "EpisodicWeights",
     "FullTextMemory",
+    "Fusion",
     "Journal",
+    "Judged",
+    "KnowledgeBase",
     "Memory",
+    "Platt",
     "Post",
     "PostKind",
+    "ReciprocalRank",
     "Report",
+    "Reranker",
     "RunRow",
     "RunStatus",
     "RunStore",
     "TraceStore",
     "Trust",
+    "TwoStageRetriever",
     "VectorIndex",
     "VectorMemory",
     "WindowMemory",
+    "ndcg",
     "read_traces",
     "recall",
     "verify",
