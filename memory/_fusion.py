@@ -79,10 +79,10 @@ class Platt(Record):
 
         Platt (1999) with the regularised Newton steps of Lin, Lin and Weng (2007). The targets are not 0 and
         1 but what a uniform prior makes of the counts, so that scores which separate perfectly have a finite
-        slope.
+        slope. Where all scores are relevant, or none, the slope is 0: there is nothing to learn one from.
 
         Raises:
-            DataError: if there is no relevant or no irrelevant score.
+            DataError: if there are no scores, or not a label for each.
 
         Example:
             >>> platt = Platt.fit([0.1, 0.2, 0.8, 0.9], [False, False, True, True])
@@ -93,10 +93,11 @@ class Platt(Record):
 
         x, y = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
         positive, negative = int(y.sum()), int((~y).sum())
+        if not len(x) or len(x) != len(y):
+            raise DataError(f"{len(x)} scores and {len(y)} labels", expected="as many of both, at least one")
         if not positive or not negative:
-            raise DataError(
-                f"{positive} relevant and {negative} irrelevant scores", expected="at least one of each"
-            )
+            share = (positive + 1) / (positive + negative + 2)
+            return cls(slope=0.0, offset=math.log(share / (1 - share)))
         target = np.where(y, (positive + 1) / (positive + 2), 1 / (negative + 2))
         # Newton's steps are taken on standardised scores, whatever scale they come in.
         centre, spread = float(x.mean()), float(x.std()) or 1.0
@@ -136,11 +137,13 @@ class CalibratedFusion(Record):
         Use queries that nothing else is measured on.
 
         Raises:
-            DataError: if the queries have different rankings, or none has a relevant entry among those found.
+            DataError: if the queries have different rankings, or no ranking found a relevant entry.
         """
         names = sorted({name for query in queries for name in query.rankings})
         if not names or any(set(query.rankings) != set(names) for query in queries):
             raise DataError(f"the queries have the rankings {names}", expected="the same ones in each query")
+        if not any(query.relevant & set(scores) for query in queries for scores in query.rankings.values()):
+            raise DataError("no ranking has found a relevant entry", expected="at least one, to learn from")
         calibrations = {}
         for name in names:
             pairs = [
