@@ -4,16 +4,19 @@ All of it lies in one database (`Database`), and each record carries a digest, s
 and never a wrong answer.
 """
 
-from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKind, Trust
+from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._chain import Damage, Report
+from docendo.memory._channels import Channel, FieldType, PostKind
 from docendo.memory._database import DATABASE, Database
 from docendo.memory._episodic import EpisodicMemory, EpisodicWeights
 from docendo.memory._fulltext import FullTextMemory
 from docendo.memory._fusion import CalibratedFusion, Fusion, Judged, Platt, ReciprocalRank, ndcg
 from docendo.memory._journal import Journal
+from docendo.memory._keys import Keys, Versioned
 from docendo.memory._lessons import KnowledgeBase
 from docendo.memory._memory import BoardMemory, Memory
+from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._recall import recall
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._traces import TraceStore, read_traces
@@ -29,16 +32,20 @@ __all__ = [
     "BoardMemory",
     "Budget",
     "CalibratedFusion",
+    "Channel",
     "Damage",
     "Database",
     "Embedder",
     "Entry",
     "EpisodicMemory",
     "EpisodicWeights",
+    "FieldType",
     "FullTextMemory",
     "Fusion",
+    "Hit",
     "Journal",
     "Judged",
+    "Keys",
     "KnowledgeBase",
     "Memory",
     "Platt",
@@ -55,6 +62,7 @@ __all__ = [
     "TwoStageRetriever",
     "VectorIndex",
     "VectorMemory",
+    "Versioned",
     "WindowMemory",
     "ndcg",
     "read_traces",

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from docendo.errors import ConfigError, DataError
-from docendo.memory._blackboard import Blackboard, Post, PostKind
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._budget import Entry
+from docendo.memory._channels import PostKind
 from docendo.memory._memory import BoardMemory
+from docendo.memory._posts import Post
+from docendo.memory._search import words
 from docendo.records import JSON, Record
 
 if TYPE_CHECKING:
@@ -138,7 +141,7 @@ class EpisodicMemory(BoardMemory):
     def _relevances(
         self, query: str, posts: Sequence[Post], *, run: str | None, item: str | None
     ) -> list[float]:
-        if not query.strip() or not self.weights.relevance:
+        if not words(query) or not self.weights.relevance:
             return [0.0] * len(posts)
         if self._index is not None:
             self._index.add([(post.id, self.text(post)) for post in posts])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from docendo.memory._budget import Entry
 from docendo.memory._memory import BoardMemory
+from docendo.memory._search import words
 
-_PAGE = 32
+#: Hits asked for at first, and if these do not do, because many of them are evicted or too long.
+_FEW, _MANY = 64, 1024
 
 
 class FullTextMemory(BoardMemory):
     """Recalls by BM25 over the board's full-text index. Entries without a word of the query are not recalled.
+
+    Of a word that very many posts have, the board looks at the newest ones only; see `Blackboard.search`.
 
     Example:
         >>> from docendo.memory import Blackboard, Budget
@@ -27,14 +32,19 @@ class FullTextMemory(BoardMemory):
     """
 
     def _ranked(self, query: str, *, run: str | None, item: str | None) -> Iterator[Entry]:
-        given = 0
-        limit = _PAGE
-        while query.strip():
+        if not words(query):
+            return
+        given: set[str] = set()
+        worst = math.inf
+        for limit in (_FEW, _MANY):
             hits = self.board.search(
                 query, limit=limit, channel=self.channel, kind=self.kind, run=run, item=item
             )
-            for hit in hits[given:]:
-                yield Entry(post=hit.post, text=self.text(hit.post), score=hit.score)
+            for hit in sorted(hits, key=lambda hit: (-hit.score, hit.post.seq)):
+                if hit.post.id not in given:
+                    given.add(hit.post.id)
+                    # Scores depend a little on how many hits are compared; the order of the few stands.
+                    worst = min(worst, hit.score)
+                    yield Entry(post=hit.post, text=self.text(hit.post), score=worst)
             if len(hits) < limit:
                 return
-            given, limit = len(hits), limit * 4

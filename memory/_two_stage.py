@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from docendo.errors import ConfigError
-from docendo.memory._blackboard import Post
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._fusion import Fusion, Judged, ReciprocalRank, ordered
 from docendo.memory._memory import BoardMemory
+from docendo.memory._posts import Post
 from docendo.records import JSON, Author
 
 #: What the reranker's scores are called in an entry's parts.

@@ -15,10 +15,12 @@ import sqlalchemy as sa
 
 from docendo.errors import DataError, IntegrityError
 from docendo.memory import _schema
-from docendo.memory._blackboard import Blackboard, Post, PostKind
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._budget import Entry
+from docendo.memory._channels import PostKind
 from docendo.memory._database import Database
 from docendo.memory._memory import BoardMemory
+from docendo.memory._posts import Post
 
 if TYPE_CHECKING:
     import numpy as np

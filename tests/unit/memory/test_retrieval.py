@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,8 +45,8 @@ class Letters:
 
 
 @pytest.fixture
-def board(tmp_path):
-    with Blackboard.open(tmp_path / "memory.db") as opened:
+def board(database_url):
+    with Blackboard.open(database_url) as opened:
         yield opened
 
 
@@ -56,7 +57,7 @@ def write(memory, *texts):
 # --- vectors ---------------------------------------------------------------------------------------
 
 
-def test_a_text_is_embedded_once_whoever_reads(board):
+def test_a_text_is_embedded_once_whoever_reads(board, database_url):
     embedder = Letters()
     memory = VectorMemory(board, embedder)
     write(memory, "banana", "cherry")
@@ -66,7 +67,7 @@ def test_a_text_is_embedded_once_whoever_reads(board):
     found = memory.read("a", Budget(entries=3))
     assert embedder.seen == ["banana", "cherry", "a", "damson", "a"]
     other = Letters()
-    with Blackboard.open(board.database.path) as again:
+    with Blackboard.open(database_url) as again:
         assert [entry.score for entry in VectorMemory(again, other).read("a", Budget(entries=3))] == [
             entry.score for entry in found
         ]
@@ -88,7 +89,7 @@ def test_a_damaged_vector_is_an_error(board):
     (post,) = write(memory, "banana")
     memory.read("a", Budget(entries=1))
     with board.database.transaction() as connection:
-        connection.exec_driver_sql("UPDATE docendo_vectors SET vector = zeroblob(104)")
+        connection.execute(sa.text("UPDATE docendo_vectors SET vector = :zeros"), {"zeros": bytes(104)})
     with pytest.raises(IntegrityError, match=post.id):
         VectorMemory(board, Letters()).read("a", Budget(entries=1))
 
