@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from docendo.agents._open import open_engine
     from docendo.agents._openai import OpenAIEngine
     from docendo.agents._protocol import EngineProtocol
-    from docendo.agents._rerankers import EngineReranker
+    from docendo.agents._rerankers import EngineReranker, LikelihoodReranker
     from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
     from docendo.agents._scripted import ScriptedEngine
     from docendo.agents._telemetry import instrument
@@ -28,6 +28,7 @@ __all__ = [
     "EngineEmbedder",
     "EngineProtocol",
     "EngineReranker",
+    "LikelihoodReranker",
     "ModelVerifier",
     "OpenAIEngine",
     "RunContext",
@@ -58,7 +59,7 @@ __getattr__, __dir__ = lazy_names(
         "ChatModelEngine": "docendo.agents._chat_model_engine",
         "Engine": "docendo.agents._engine",
         "EngineProtocol": "docendo.agents._protocol",
-        "EngineReranker": "docendo.agents._rerankers",
+        **dict.fromkeys(("EngineReranker", "LikelihoodReranker"), "docendo.agents._rerankers"),
         "OpenAIEngine": "docendo.agents._openai",
         "ScriptedEngine": "docendo.agents._scripted",
         "instrument": "docendo.agents._telemetry",

@@ -1,4 +1,4 @@
-"""Rerankers for two-stage retrieval: a language model that is asked whether a text is relevant."""
+"""Rerankers for two-stage retrieval: a language model is asked whether a text is relevant, or for the query."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from docendo.errors import CapabilityError, ConfigError
 from docendo.records import Message, Origin, ScoreRequest
 
 _ASK = "Text:\n{text}\n\nQuestion:\n{query}\n\nDoes the text help to answer the question? Answer yes or no."
+_WRITE = "Text:\n{text}\n\nWrite a question that this text answers."
 _ROLE = Origin(role="reranker")
 
 
@@ -45,8 +46,7 @@ class EngineReranker:
             CapabilityError: if the engine cannot score.
             ConfigError: if the question lacks a place, or an answer is empty.
         """
-        if "score" not in engine.capabilities.features:
-            raise CapabilityError.lacking({"score"}, engine=engine.name, by="reranking")
+        _require_scores(engine)
         if "{text}" not in ask or "{query}" not in ask:
             raise ConfigError("the reranker's question lacks a place", expected="both {text} and {query}")
         if not all(answers):
@@ -79,3 +79,60 @@ class EngineReranker:
         else:
             content = before + text + rest.replace("{query}", query)
         return ({"role": "user", "content": content},)
+
+
+class LikelihoodReranker:
+    """How likely a model is to write the query when it has read the text: mean log-probability per token.
+
+    The query-likelihood reranking of Sachan and others (2022, arXiv 2204.07496), without training. A small model
+    that cannot tell what is relevant may still write likelier what it has just read about.
+
+    Example:
+        >>> retriever = TwoStageRetriever(stages, LikelihoodReranker(engine))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        engine: EngineProtocol,
+        *,
+        ask: str = _WRITE,
+        adapter: str | None = None,
+        origin: Origin = _ROLE,
+    ) -> None:
+        """Prepares a reranker.
+
+        Args:
+            engine: An engine that can score.
+            ask: What the query is the answer to; `{text}` is filled in.
+            adapter: Name of a loaded adapter, or None for the base model.
+            origin: Who asks, for the ledger.
+
+        Raises:
+            CapabilityError: if the engine cannot score.
+            ConfigError: if `ask` lacks the place.
+        """
+        _require_scores(engine)
+        if "{text}" not in ask:
+            raise ConfigError("the reranker's question lacks a place", expected="{text}")
+        self.engine, self.ask, self.adapter, self.origin = engine, ask, adapter, origin
+
+    def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """One mean log-probability per text."""
+        waiting = [
+            self.engine.submit_score(
+                ScoreRequest(
+                    prompt=({"role": "user", "content": self.ask.replace("{text}", text)},),
+                    completion=query,
+                    adapter=self.adapter,
+                    origin=self.origin,
+                )
+            )
+            for text in texts
+        ]
+        found = [one.result().logprobs for one in waiting]
+        return [math.fsum(logprobs) / len(logprobs) for logprobs in found]
+
+
+def _require_scores(engine: EngineProtocol) -> None:
+    if "score" not in engine.capabilities.features:
+        raise CapabilityError.lacking({"score"}, engine=engine.name, by="reranking")

@@ -11,7 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
-from docendo.agents import Engine, EngineEmbedder, EngineReranker, ScriptedEngine, SentenceEmbedder
+from docendo.agents import (
+    Engine,
+    EngineEmbedder,
+    EngineReranker,
+    LikelihoodReranker,
+    ScriptedEngine,
+    SentenceEmbedder,
+)
 from docendo.errors import CapabilityError, ConfigError, ModelNotFound
 from docendo.memory import Blackboard, Budget, FullTextMemory, TwoStageRetriever, VectorMemory
 from docendo.records import Author, Capabilities, Origin, Request, SamplingParams, ScoreRequest
@@ -181,6 +188,15 @@ def test_the_reranker_is_the_odds_of_yes(engine):
         )
         assert score == pytest.approx(yes - no, abs=1e-3)
     assert reranker.rerank(query, []) == []
+
+
+def test_likelihood_is_the_mean_of_the_query(engine):
+    (found,) = LikelihoodReranker(engine, ask="Read: {text}").rerank("how to {text}?", ["carry"])
+    prompt = ({"role": "user", "content": "Read: carry"},)
+    logprobs = engine.score(ScoreRequest(prompt=prompt, completion="how to {text}?")).logprobs
+    assert found == pytest.approx(sum(logprobs) / len(logprobs), abs=1e-3)
+    with pytest.raises(ConfigError, match="lacks a place"):
+        LikelihoodReranker(engine, ask="Write.")
 
 
 def test_texts_cannot_fill_in_the_other_place(engine):
