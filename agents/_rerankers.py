@@ -1,4 +1,4 @@
-"""Rerankers for two-stage retrieval: a language model is asked whether a text is relevant, or for the query."""
+"""Rerankers for two-stage retrieval: a language model is asked about a text, or for the query."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class EngineReranker:
 class LikelihoodReranker:
     """How likely a model is to write the query when it has read the text: mean log-probability per token.
 
-    The query-likelihood reranking of Sachan and others (2022, arXiv 2204.07496), without training. A small model
-    that cannot tell what is relevant may still write likelier what it has just read about.
+    The query-likelihood reranking of Sachan and others (2022, arXiv 2204.07496), without training. A small
+    model that cannot tell what is relevant may still write likelier what it has just read about.
 
     Example:
         >>> retriever = TwoStageRetriever(stages, LikelihoodReranker(engine))  # doctest: +SKIP

@@ -1,8 +1,9 @@
 """A4: two-stage retrieval: do a reranker and fused scores find more than a dense or a full-text search?
 
 The four arms of the claim are dense retrieval (a sentence model), dense with a language model as reranker
-(asked whether a text is relevant, or how likely the query is after it), fused scores, and BM25. Controls: texts in random order, and a dense index whose vectors belong to other
-texts. Calibration uses dev queries alone.
+(asked whether a text is relevant, or how likely the query is after it), fused scores, and BM25. Controls:
+texts in random order, and a dense index whose vectors belong to other texts. Calibration uses dev queries
+alone.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def measure(options: Options) -> Study:
         setting=(
             "Docstrings of NumPy and SciPy (about 370 texts per seed, summary lines as queries, one relevant "
             "text) and word problems (300 texts of 100 templates, last sentences of other variants as "
-            f"queries, three relevant texts); {SEEDS} seeds with their own queries. Dense: all-minilm-l6-v2. "
-            f"Reranker: {options.model}, over the first {DEPTH} of each stage; fused scores are of its likelihood."
+            f"queries, three relevant texts); {SEEDS} seeds, each with own queries. Dense: all-minilm-l6-v2. "
+            f"Reranker: {options.model}, over the first {DEPTH} of each stage; its likelihood is what is fused."
         ),
         arms=arms,
         findings=findings,
