@@ -78,7 +78,7 @@ class EngineReranker:
             content = before.replace("{query}", query) + text + rest
         else:
             content = before + text + rest.replace("{query}", query)
-        return ({"role": "user", "content": content},)
+        return _user(content)
 
 
 class LikelihoodReranker:
@@ -121,7 +121,7 @@ class LikelihoodReranker:
         waiting = [
             self.engine.submit_score(
                 ScoreRequest(
-                    prompt=({"role": "user", "content": self.ask.replace("{text}", text)},),
+                    prompt=_user(self.ask.replace("{text}", text)),
                     completion=query,
                     adapter=self.adapter,
                     origin=self.origin,
@@ -131,6 +131,10 @@ class LikelihoodReranker:
         ]
         found = [one.result().logprobs for one in waiting]
         return [math.fsum(logprobs) / len(logprobs) for logprobs in found]
+
+
+def _user(content: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": content},)
 
 
 def _require_scores(engine: EngineProtocol) -> None:

@@ -6,7 +6,7 @@ from docendo.errors import DataError
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._memory import BoardMemory
 from docendo.memory._posts import Post
-from docendo.records import Author
+from docendo.records import JSON, Author
 
 
 def recall(
@@ -67,7 +67,7 @@ def recall(
 def _post(
     memory: BoardMemory, found: list[Entry], *, query: str, author: Author, key: str, run: str, item: str
 ) -> Post:
-    read = [
+    read: list[JSON] = [
         {"post": one.post.id, "text": one.text, "score": one.score, "parts": dict(one.parts)} for one in found
     ]
     return memory.board.post(

@@ -119,8 +119,7 @@ class VectorIndex:
                 expected="one row of finite numbers per text",
             )
         lengths = np.linalg.norm(made, axis=1, keepdims=True)
-        unit: Vectors = made / np.where(lengths > 0, lengths, 1)
-        return unit
+        return (made / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
     def _made(self, missing: Sequence[tuple[str, str]]) -> dict[str, Vectors]:
         if not missing:

@@ -114,7 +114,7 @@ def measure(options: Options) -> Study:
             "Docstrings of NumPy and SciPy (about 370 texts per seed, summary lines as queries, one relevant "
             "text) and word problems (300 texts of 100 templates, last sentences of other variants as "
             f"queries, three relevant texts); {SEEDS} seeds, each with own queries. Dense: all-minilm-l6-v2. "
-            f"Reranker: {options.model}, over the first {DEPTH} of each stage; its likelihood is what is fused."
+            f"Reranker: {options.model}, over the first {DEPTH} of each stage; fused is its likelihood."
         ),
         arms=arms,
         findings=findings,
