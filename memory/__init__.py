@@ -19,6 +19,7 @@ from docendo.memory._memory import BoardMemory, Memory
 from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._recall import recall
 from docendo.memory._runs import RunRow, RunStatus, RunStore
+from docendo.memory._subscribe import Subscription
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._two_stage import Reranker, TwoStageRetriever
 from docendo.memory._vectors import Embedder, VectorIndex, VectorMemory
@@ -57,6 +58,7 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "RunStore",
+    "Subscription",
     "TraceStore",
     "Trust",
     "TwoStageRetriever",
