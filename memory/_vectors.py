@@ -171,7 +171,7 @@ class VectorIndex:
 class VectorMemory(BoardMemory):
     """Recalls by cosine similarity of embeddings.
 
-    A read costs time in proportion to the entries: see the note to A4 in docs/studies.md for how much. The
+    A read costs time in proportion to the entries: see the note to A4D in docs/studies.md for how much. The
     vectors of all entries are held in memory, 1.5 KB each for 384 numbers.
 
     Example:

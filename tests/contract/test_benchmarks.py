@@ -205,6 +205,16 @@ def test_studies_have_a_page_of_their_own(
     assert page[-1] == "Not measured."
 
 
+def test_a_name_means_all_studies_of_its_number(bench: Any) -> None:
+    run = bench("run")
+    known = dict.fromkeys(["P1", "P12", "A4", "A4D", "A10", "A40"], Path())
+    assert run.chosen_of(["A4", "P1", "A4"], known) == ["A4", "A4D", "P1"]
+    assert run.chosen_of(["A4D"], known) == ["A4D"]
+    with pytest.raises(KeyError, match="A5"):
+        run.chosen_of(["A5"], known)
+    assert sorted(known, key=run._order) == ["A4", "A4D", "A10", "A40", "P1", "P12"]
+
+
 def test_every_stored_study_can_be_run_and_has_a_finding(bench: Any) -> None:
     run = bench("run")
     for name, line in run.stored("study").items():
