@@ -8,25 +8,33 @@ from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKin
 from docendo.memory._chain import Damage, Report
 from docendo.memory._database import DATABASE, Database
 from docendo.memory._journal import Journal
-from docendo.memory._runs import RunRow, RunStatus, RunStore
+from docendo.memory._origin import launched
+from docendo.memory._pruning import Removed, copy_journal, prune
+from docendo.memory._runs import UNSET, RunRow, RunStatus, RunStore, differences
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._verify import verify
 
 __all__ = [
     "DATABASE",
     "MAX_BODY_BYTES",
+    "UNSET",
     "Blackboard",
     "Damage",
     "Database",
     "Journal",
     "Post",
     "PostKind",
+    "Removed",
     "Report",
     "RunRow",
     "RunStatus",
     "RunStore",
     "TraceStore",
     "Trust",
+    "copy_journal",
+    "differences",
+    "launched",
+    "prune",
     "read_traces",
     "verify",
 ]

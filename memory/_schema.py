@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -108,7 +108,9 @@ runs = sa.Table(
     metadata,
     sa.Column("run", sa.Text, primary_key=True),
     sa.Column("config", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("updated", sa.Double, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
@@ -120,5 +122,17 @@ items = sa.Table(
     sa.Column("run", sa.Text, primary_key=True),
     sa.Column("item", sa.Text, primary_key=True),
     sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+)
+
+# Which process works on a run now. A row that its process left behind is told by the process being gone.
+leases = sa.Table(
+    "docendo_leases",
+    metadata,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("taken", sa.Double, nullable=False),
+    sa.Column("beat", sa.Double, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
 )
