@@ -256,6 +256,21 @@ class RunStore(Store):
         self._held.pop(name, None)
         return changed
 
+    def claim(self, run: str) -> None:
+        """Keeps other processes from going on with a run, until this store `end`s it or this process does.
+
+        Raises:
+            DataError: if the run is unknown.
+            ResumeError: if a living process works on it.
+        """
+        name = _text.name(run, "the run's name")
+        with self.database.transaction() as connection:
+            self._require(connection, name)
+            lease, moment = _leases.read(connection, name), _leases.now(connection)
+            if lease is not None and not self._holds(lease) and lease.live(moment):
+                raise lease.refusal(moment)
+            self._held[name] = _leases.take(connection, name)
+
     def forget(self, run: str, *, keep: bool) -> None:
         """Takes a run out of the list; with `keep`, its name stays taken and its status becomes "pruned".
 
