@@ -4,11 +4,14 @@ All of it lies in one database (`Database`), and each record carries a digest, s
 and never a wrong answer.
 """
 
-from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKind, Trust
+from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard
 from docendo.memory._chain import Damage, Report
+from docendo.memory._channels import Channel, FieldType, PostKind
 from docendo.memory._database import DATABASE, Database
 from docendo.memory._journal import Journal
+from docendo.memory._keys import Keys, Versioned
 from docendo.memory._origin import launched
+from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._pruning import Removed, copy_journal, prune
 from docendo.memory._runs import UNSET, RunRow, RunStatus, RunStore, differences
 from docendo.memory._traces import TraceStore, read_traces
@@ -19,9 +22,13 @@ __all__ = [
     "MAX_BODY_BYTES",
     "UNSET",
     "Blackboard",
+    "Channel",
     "Damage",
     "Database",
+    "FieldType",
+    "Hit",
     "Journal",
+    "Keys",
     "Post",
     "PostKind",
     "Removed",
@@ -31,6 +38,7 @@ __all__ = [
     "RunStore",
     "TraceStore",
     "Trust",
+    "Versioned",
     "copy_journal",
     "differences",
     "launched",

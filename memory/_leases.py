@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +89,6 @@ def this_process() -> Holder:
     return Holder(machine=_machine(), host=socket.gethostname(), pid=pid, started=_started(pid) or "")
 
 
-def now(connection: sa.Connection) -> float:
-    """The time by the database's clock, which processes on several machines share."""
-    if connection.dialect.name == "sqlite":
-        return time.time()
-    query = sa.select(sa.func.extract("epoch", sa.func.clock_timestamp()))
-    return float(connection.scalar(query) or 0.0)
-
-
 def read(connection: sa.Connection, run: str) -> Lease | None:
     """The lease of a run, live or not, or None.
 
@@ -115,19 +106,18 @@ def read(connection: sa.Connection, run: str) -> Lease | None:
     return Lease(run=row.run, token=row.token, holder=holder, taken=row.taken, beat=row.beat)
 
 
-def take(connection: sa.Connection, run: str) -> Lease:
+def take(connection: sa.Connection, run: str, moment: float) -> Lease:
     """Gives the run to this process; whoever had it loses it. Must run inside a write transaction."""
-    moment = now(connection)
     lease = Lease(run=run, token=uuid.uuid4().hex, holder=this_process(), taken=moment, beat=moment)
     drop(connection, run)
     connection.execute(_schema.leases.insert().values(**_sealed(lease)))
     return lease
 
 
-def renew(connection: sa.Connection, lease: Lease) -> None:
+def renew(connection: sa.Connection, lease: Lease, moment: float) -> None:
     """Says that the holder is alive. Must run inside a write transaction."""
     table = _schema.leases
-    values = _sealed(lease.replace(beat=now(connection)))
+    values = _sealed(lease.replace(beat=moment))
     connection.execute(table.update().where(table.c.token == lease.token).values(**values))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from docendo.memory import _leases, _schema
+from docendo.memory import _leases, _payloads, _schema
 from docendo.memory._database import Database
 from docendo.memory._journal import Journal
 from docendo.memory._runs import RunStore
@@ -26,16 +26,16 @@ class Removed(Record):
         run: The run's name.
         items: Outcomes of items.
         traces: Turns of agents, with their rewards.
-        prompts: Prompts that no other run's traces have.
         calls: Journal entries of its turns, where no other run has a turn with the same prompt.
+        texts: Prompts and long texts that nothing else refers to; None before it is done.
         posts: Posts that stay: a board is a chain, from which nothing can be taken.
     """
 
     run: str
     items: int = 0
     traces: int = 0
-    prompts: int = 0
     calls: int = 0
+    texts: int | None = None
     posts: int = 0
 
 
@@ -55,41 +55,35 @@ def prune(database: Database, run: str, *, call_key: Callable[[Trace], str], dry
         DataError: if there is no such run.
         ResumeError: if a living process works on it.
     """
-    traces = _schema.traces
+    traces, posts = _schema.traces, _schema.posts
     mine = traces.c.run == run
     with database.reading() if dry else database.transaction() as connection:
         row = RunStore(database).get(run)
-        lease, moment = _leases.read(connection, run), _leases.now(connection)
+        lease, moment = _leases.read(connection, run), database.now()
         if lease is not None and lease.live(moment):
             raise lease.refusal(moment)
-        shared = set(
-            connection.scalars(
-                sa.select(traces.c.prompt)
-                .where(~mine, traces.c.prompt.in_(sa.select(traces.c.prompt).where(mine)))
-                .distinct()
-            )
-        )
-        prompts = dict(connection.execute(sa.select(traces.c.id, traces.c.prompt).where(mine)).tuples().all())
+        asked = sa.select(traces.c.prompt).where(mine)
+        elsewhere = sa.select(traces.c.prompt).where(~mine, traces.c.prompt.in_(asked)).distinct()
+        shared = set(connection.scalars(elsewhere))
+        own = set(connection.scalars(sa.select(traces.c.id).where(mine, traces.c.prompt.not_in(shared))))
         found = TraceStore(database).find(run=run)
-        keys = {call_key(trace) for trace in found if prompts[trace.id] not in shared}
-        alone = set(prompts.values()) - shared
+        keys = {call_key(trace) for trace in found if trace.id in own}
         removed = Removed(
             run=run,
             items=row.items,
             traces=len(found),
-            prompts=len(alone),
             calls=_count(connection, _schema.journal.c.key, keys),
-            posts=_posts(connection, run),
+            posts=int(connection.scalar(sa.select(sa.func.count()).where(posts.c.run == run)) or 0),
         )
-        if not dry:
-            _delete(connection, _schema.journal.c.key, keys)
-            rewarded = sa.select(traces.c.id).where(mine)
-            connection.execute(_schema.rewards.delete().where(_schema.rewards.c.trace.in_(rewarded)))
-            connection.execute(traces.delete().where(mine))
-            _delete(connection, _schema.prompts.c.hash, alone)
-            connection.execute(_schema.items.delete().where(_schema.items.c.run == run))
-            RunStore(database).forget(run, keep=removed.posts > 0)
-    return removed
+        if dry:
+            return removed
+        _delete(connection, _schema.journal.c.key, keys)
+        rewarded = sa.select(traces.c.id).where(mine)
+        connection.execute(_schema.rewards.delete().where(_schema.rewards.c.trace.in_(rewarded)))
+        connection.execute(traces.delete().where(mine))
+        connection.execute(_schema.items.delete().where(_schema.items.c.run == run))
+        RunStore(database).forget(run, keep=removed.posts > 0)
+        return removed.replace(texts=_sweep_prompts(connection) + _sweep_payloads(connection))
 
 
 def copy_journal(source: Database, target: Database) -> int:
@@ -111,9 +105,48 @@ def copy_journal(source: Database, target: Database) -> int:
     return len(keys)
 
 
-def _posts(connection: sa.Connection, run: str) -> int:
-    query = sa.select(sa.func.count()).select_from(_schema.posts).where(_schema.posts.c.run == run)
-    return int(connection.scalar(query) or 0)
+def _sweep_prompts(connection: sa.Connection) -> int:
+    """Deletes prompts that are neither a trace's nor the beginning of one that is; returns how many."""
+    table = _schema.prompts
+    parents = dict(connection.execute(sa.select(table.c.hash, table.c.parent)).tuples().all())
+    wanted = list(connection.scalars(sa.select(_schema.traces.c.prompt).distinct()))
+    kept: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name in parents and name not in kept:
+            kept.add(name)
+            wanted.append(parents[name])
+    loose = parents.keys() - kept
+    _delete(connection, table.c.hash, loose)
+    return len(loose)
+
+
+def _sweep_payloads(connection: sa.Connection) -> int:
+    """Deletes payloads that no row refers to, of whatever table; returns how many.
+
+    Every text of the database is looked at, and what only looks like a reference keeps its payload too:
+    a table that this module knows nothing of must not lose its texts.
+    """
+    table = _schema.payloads
+    kept: set[str] = set()
+    wanted: set[str] = set()
+    for other in _schema.metadata.sorted_tables:
+        if other is table:
+            continue
+        for column in other.columns:
+            if isinstance(column.type, sa.Text):
+                texts = connection.scalars(
+                    sa.select(column).where(column.contains(_payloads.SIGN, autoescape=True))
+                )
+                for text in texts:
+                    wanted |= _payloads.mentioned(text)
+    while wanted:
+        kept |= wanted
+        inside = _payloads.texts_of(connection, wanted).values()
+        wanted = {name for text in inside for name in _payloads.mentioned(text)} - kept
+    loose = set(connection.scalars(sa.select(table.c.hash))) - kept
+    _delete(connection, table.c.hash, loose)
+    return len(loose)
 
 
 def _batches(column: sa.Column[Any], values: Iterable[str]) -> list[sa.ColumnElement[bool]]:

@@ -103,19 +103,19 @@ class RunStore(Store):
         given = _text.mapping(config, "config")
         came = _text.mapping({**origin_of(name), **(origin or {})}, "origin")
         with self.database.transaction() as connection:
-            moment = _leases.now(connection)
+            moment = self.database.now()
             stored = self._row(connection, name)
             if stored is None:
                 row = RunRow(
                     run=name, config=given, status="running", created=moment, updated=moment, origin=came
                 )
                 connection.execute(_schema.runs.insert().values(**_sealed(row)))
-                lease = _leases.take(connection, name)
+                lease = _leases.take(connection, name, moment)
             else:
                 self._require_free(connection, stored, given, resume)
                 # `seconds` counts what a killed process left behind; the new lease starts at zero.
                 self._set_status(connection, stored, "running")
-                lease = _leases.take(connection, name)
+                lease = _leases.take(connection, name, moment)
         self._held[name] = lease
         return self.get(name)
 
@@ -134,7 +134,7 @@ class RunStore(Store):
                 f"run {name!r} exists already ({stored.status}, {stored.items} items finished)",
                 remedy="resume it (resume=True, --resume) or choose another name",
             )
-        lease, moment = _leases.read(connection, name), _leases.now(connection)
+        lease, moment = _leases.read(connection, name), self.database.now()
         if lease is not None and not self._holds(lease) and lease.live(moment):
             raise lease.refusal(moment)
         changes = [
@@ -180,7 +180,7 @@ class RunStore(Store):
             while not done.wait(_leases.BEAT_SECONDS):
                 # A full disk is for the run itself to report; a lease lost meanwhile too.
                 with suppress(InfrastructureError), self.database.transaction() as connection:
-                    _leases.renew(connection, lease)
+                    _leases.renew(connection, lease, self.database.now())
 
         thread = threading.Thread(target=beat, name=f"docendo-lease-{run}", daemon=True)
         thread.start()
@@ -266,10 +266,10 @@ class RunStore(Store):
         name = _text.name(run, "the run's name")
         with self.database.transaction() as connection:
             self._require(connection, name)
-            lease, moment = _leases.read(connection, name), _leases.now(connection)
+            lease, moment = _leases.read(connection, name), self.database.now()
             if lease is not None and not self._holds(lease) and lease.live(moment):
                 raise lease.refusal(moment)
-            self._held[name] = _leases.take(connection, name)
+            self._held[name] = _leases.take(connection, name, moment)
 
     def forget(self, run: str, *, keep: bool) -> None:
         """Takes a run out of the list; with `keep`, its name stays taken and its status becomes "pruned".
@@ -313,7 +313,7 @@ class RunStore(Store):
             return None
         _text.check_seal(row.hash, *_content(row._mapping), record=f"run {run!r}")
         count = connection.scalar(sa.select(sa.func.count()).select_from(items).where(items.c.run == run))
-        lease, moment = _leases.read(connection, run), _leases.now(connection)
+        lease, moment = _leases.read(connection, run), self.database.now()
         live = lease is not None and lease.live(moment)
         seconds = row.seconds
         if lease is not None:
@@ -337,7 +337,7 @@ class RunStore(Store):
         return row
 
     def _set_status(self, connection: sa.Connection, row: RunRow, status: RunStatus) -> RunRow:
-        changed = row.replace(status=status, updated=_leases.now(connection), holder="")
+        changed = row.replace(status=status, updated=self.database.now(), holder="")
         table = _schema.runs
         connection.execute(table.update().where(table.c.run == row.run).values(**_sealed(changed)))
         return changed
