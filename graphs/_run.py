@@ -8,9 +8,10 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from docendo.agents import RunContext
 from docendo.errors import ConfigError, DataError, DocendoError, InfrastructureError, StorageError, UserError
@@ -21,6 +22,8 @@ from docendo.hashing import digest
 from docendo.memory import DATABASE, Blackboard, Database, RunStore, copy_journal
 from docendo.progress import Progress, progress
 from docendo.records import Item, Trace
+
+Durability = Literal["sync", "async", "exit"]
 
 #: Items in flight: enough to keep the engine's rows filled while some items wait for a verdict.
 CONCURRENCY = 128
@@ -147,6 +150,7 @@ async def arun(
     config: Mapping[str, Any] | None = None,
     database: Database | str | Path | None = None,
     parent: str | Path | None = None,
+    durability: Durability = "exit",
     quiet: bool = False,
 ) -> Run:
     """Runs a graph on every item; see `run`."""
@@ -170,15 +174,21 @@ async def arun(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {target}: {error.strerror}; choose another folder") from error
+    plan = _Plan(
+        config=resolved,
+        folder=target,
+        seed=seed,
+        resume=resume,
+        workers=min(concurrency, len(chosen)),
+        parent=parent,
+        durability=durability,
+        quiet=quiet,
+    )
     if isinstance(database, Database):
-        return await _run_items(
-            graph, chosen, database, resolved, target, seed, resume, concurrency, parent, quiet
-        )
+        return await _run_items(graph, chosen, database, plan)
     memory = Database.open(target / DATABASE if database is None else database)
     try:
-        done = await _run_items(
-            graph, chosen, memory, resolved, target, seed, resume, concurrency, parent, quiet
-        )
+        done = await _run_items(graph, chosen, memory, plan)
     except BaseException:
         memory.close()
         raise
@@ -186,33 +196,37 @@ async def arun(
     return done
 
 
-async def _run_items(
-    graph: Any,
-    items: Mapping[str, Item],
-    database: Database,
-    config: dict[str, Any],
-    folder: Path,
-    seed: int,
-    resume: bool,
-    concurrency: int,
-    parent: str | Path | None,
-    quiet: bool,
-) -> Run:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """The checked arguments of a run."""
+
+    config: dict[str, Any]
+    folder: Path
+    seed: int
+    resume: bool
+    workers: int
+    parent: str | Path | None
+    durability: Durability
+    quiet: bool
+
+
+async def _run_items(graph: Any, items: Mapping[str, Item], database: Database, plan: _Plan) -> Run:
+    folder, config = plan.folder, plan.config
     began, name = time.monotonic(), folder.name
     runs = RunStore(database)
     origin: dict[str, Any] = {"folder": str(folder.absolute())}
-    if parent is not None:
-        origin["parent"] = _descend(database, parent)
-    with runs.running(name, config, resume=resume, origin=origin) as row:
+    if plan.parent is not None:
+        origin["parent"] = _descend(database, plan.parent)
+    with runs.running(name, config, resume=plan.resume, origin=origin) as row:
         write_json(folder / "config.json", config)
-        context = RunContext(items.values(), database, run=name, graph=str(config["graph"]), seed=seed)
+        context = RunContext(items.values(), database, run=name, graph=str(config["graph"]), seed=plan.seed)
         # Two runs of one name, in two folders, must not share a checkpointer's threads.
         context.thread = f"{name}@{row.created}"
         outcomes = runs.finished(name)
         todo = iter([item for item in items if item not in outcomes])
-        with progress(str(config["graph"]), len(items), quiet=quiet) as bar:
+        with progress(str(config["graph"]), len(items), quiet=plan.quiet) as bar:
             bar.advance(len(outcomes))
-            await _work(graph, context, runs, todo, outcomes, bar, min(concurrency, len(items)))
+            await _work(graph, context, runs, todo, outcomes, bar, plan)
         seconds = time.monotonic() - began
         finished = Run(context, folder, outcomes, seconds, owner=False)
         lines = [json.dumps({"item": i, **outcomes[i]}, ensure_ascii=False) for i in sorted(outcomes)]
@@ -246,6 +260,7 @@ def run(
     config: Mapping[str, Any] | None = None,
     database: Database | str | Path | None = None,
     parent: str | Path | None = None,
+    durability: Durability = "exit",
     quiet: bool = False,
 ) -> Run:
     """Runs a graph on every item, many at once, and keeps everything in `folder/name`.
@@ -268,6 +283,9 @@ def run(
             stays open. Any number of processes may run on one database, with runs of different names.
         parent: Folder of an older run, or its name in the same database, whose finished calls are used
             where they are asked for again; it is recorded as the run's origin and not changed.
+        durability: Of a graph with a checkpointer: when its states are stored, as LangGraph's `invoke` takes
+            it. At the end is enough to resume a run: an item that was stopped starts again and its
+            finished calls are in the journal. "sync" stores the state of every step.
         quiet: Show no progress.
 
     Returns:
@@ -291,6 +309,7 @@ def run(
             config=config,
             database=database,
             parent=parent,
+            durability=durability,
             quiet=quiet,
         )
     )
@@ -318,34 +337,36 @@ async def _work(
     todo: Iterator[str],
     outcomes: dict[str, dict[str, Any]],
     bar: Progress,
-    workers: int,
+    plan: _Plan,
 ) -> None:
     solved = sum(bool(o.get("solved")) for o in outcomes.values())
 
     async def worker() -> None:
         nonlocal solved
         for item in todo:
-            outcome = await _one(graph, context, item)
+            outcome = await _one(graph, context, item, plan.durability)
             outcomes[item] = runs.finish_item(context.run, item, outcome)
             solved += bool(outcome.get("solved"))
             bar.advance(note=f"solved {solved}")
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
+            for _ in range(plan.workers):
                 group.create_task(worker())
     except BaseExceptionGroup as errors:
         # One clear error instead of a group: the first cancels the other workers.
         raise errors.exceptions[0] from None
 
 
-async def _one(graph: Any, context: RunContext, item: str) -> dict[str, Any]:
+async def _one(graph: Any, context: RunContext, item: str, durability: Durability) -> dict[str, Any]:
     config = {"configurable": {"thread_id": f"{context.thread}/{item}"}}
     # A thread that a checkpointer knows goes on from there, also one that has nothing left to do: its
     # process may have died before the outcome was stored, and the input would start it a second time.
     start = {"item": item} if await _checkpoint(graph, config) is None else None
+    # LangGraph warns of a durability without a checkpointer.
+    options = {"durability": durability} if getattr(graph, "checkpointer", None) else {}
     try:
-        state = await graph.ainvoke(start, config, context=context)
+        state = await graph.ainvoke(start, config, context=context, **options)
     except (UserError, InfrastructureError):
         raise
     except DocendoError as error:

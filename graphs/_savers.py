@@ -69,13 +69,13 @@ class BothWays:
         for entry in await asyncio.to_thread(self.list, *args, **options):
             yield entry
 
-    async def aput(self, *args: Any) -> Any:
+    async def aput(self, *args: Any, **options: Any) -> Any:
         """As `put`."""
-        return await asyncio.to_thread(self.put, *args)  # type: ignore[attr-defined]
+        return await asyncio.to_thread(self.put, *args, **options)  # type: ignore[attr-defined]
 
-    async def aput_writes(self, *args: Any) -> None:
+    async def aput_writes(self, *args: Any, **options: Any) -> None:
         """As `put_writes`."""
-        await asyncio.to_thread(self.put_writes, *args)  # type: ignore[attr-defined]
+        await asyncio.to_thread(self.put_writes, *args, **options)  # type: ignore[attr-defined]
 
     async def adelete_thread(self, thread_id: str) -> None:
         """As `delete_thread`."""
