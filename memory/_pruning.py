@@ -65,9 +65,10 @@ def prune(database: Database, run: str, *, call_key: Callable[[Trace], str], dry
         asked = sa.select(traces.c.prompt).where(mine)
         elsewhere = sa.select(traces.c.prompt).where(~mine, traces.c.prompt.in_(asked)).distinct()
         shared = set(connection.scalars(elsewhere))
-        own = set(connection.scalars(sa.select(traces.c.id).where(mine, traces.c.prompt.not_in(shared))))
+        asked_in = sa.select(traces.c.id, traces.c.prompt).where(mine)
+        prompts = {row.id: row.prompt for row in connection.execute(asked_in)}
         found = TraceStore(database).find(run=run)
-        keys = {call_key(trace) for trace in found if trace.id in own}
+        keys = {call_key(trace) for trace in found if prompts[trace.id] not in shared}
         removed = Removed(
             run=run,
             items=row.items,
@@ -108,7 +109,7 @@ def copy_journal(source: Database, target: Database) -> int:
 def _sweep_prompts(connection: sa.Connection) -> int:
     """Deletes prompts that are neither a trace's nor the beginning of one that is; returns how many."""
     table = _schema.prompts
-    parents = dict(connection.execute(sa.select(table.c.hash, table.c.parent)).tuples().all())
+    parents = {row.hash: row.parent for row in connection.execute(sa.select(table.c.hash, table.c.parent))}
     wanted = list(connection.scalars(sa.select(_schema.traces.c.prompt).distinct()))
     kept: set[str] = set()
     while wanted:
