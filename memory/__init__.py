@@ -16,9 +16,11 @@ from docendo.memory._journal import Journal
 from docendo.memory._keys import Keys, Versioned
 from docendo.memory._lessons import KnowledgeBase
 from docendo.memory._memory import BoardMemory, Memory
+from docendo.memory._origin import launched
 from docendo.memory._posts import Hit, Post, Trust
+from docendo.memory._pruning import Removed, copy_journal, prune
 from docendo.memory._recall import recall
-from docendo.memory._runs import RunRow, RunStatus, RunStore
+from docendo.memory._runs import UNSET, RunRow, RunStatus, RunStore, differences
 from docendo.memory._subscribe import Subscription
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._two_stage import Reranker, TwoStageRetriever
@@ -29,6 +31,7 @@ from docendo.memory._window import WindowMemory
 __all__ = [
     "DATABASE",
     "MAX_BODY_BYTES",
+    "UNSET",
     "Blackboard",
     "BoardMemory",
     "Budget",
@@ -53,6 +56,7 @@ __all__ = [
     "Post",
     "PostKind",
     "ReciprocalRank",
+    "Removed",
     "Report",
     "Reranker",
     "RunRow",
@@ -66,7 +70,11 @@ __all__ = [
     "VectorMemory",
     "Versioned",
     "WindowMemory",
+    "copy_journal",
+    "differences",
+    "launched",
     "ndcg",
+    "prune",
     "read_traces",
     "recall",
     "verify",

@@ -27,6 +27,7 @@ _COMMANDS = {
     "quickstart": "Teach a small model; measure before and after.",
     "models": "List, fetch and locate models.",
     "run": "Run a graph or a recipe over a task.",
+    "runs": "List, resume, fork, compare and delete runs.",
     "eval": "Measure a model on a task.",
     "compare": "Compare two evaluations item by item.",
     "distill": "Train a LoRA adapter from verified traces.",

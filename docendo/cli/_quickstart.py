@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from docendo.cli._launch import Launch, start
 
 
 def command(
@@ -31,18 +33,13 @@ def command(
 
     Example: docendo quickstart --teacher smollm2-135m-instruct --seed 1 --name second-seed
     """
-    from docendo.cli._eval import run_folder
     from docendo.progress import say
-    from docendo.registry import get_recipe
 
-    recipe = get_recipe("teach-and-distill")
-    settings = {"student": student, "teacher": teacher, "seed": seed}
+    settings: dict[str, Any] = {"student": student, "teacher": teacher}
     if rounds is not None:
         settings["rounds"] = rounds
-    if limit is not None:
-        settings |= {"train": limit, "test": limit}
-    folder = run_folder(name)
-    summary = recipe.run(recipe.configure(settings), folder=folder, resume=resume)
+    launch = Launch(what="teach-and-distill", settings=settings, limit=limit, seed=seed)
+    summary = start(launch, name=name, resume=resume)
     if json_:
         print(json.dumps(summary, indent=2))
         return
