@@ -11,25 +11,32 @@ from docendo.memory._database import DATABASE, Database
 from docendo.memory._journal import Journal
 from docendo.memory._keys import Keys, Versioned
 from docendo.memory._posts import Hit, Post, Trust
+from docendo.memory._requests import Requests
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._subscribe import Subscription
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._verify import verify
+from docendo.memory._wanted import BoardRequest, Claim, Outcome, Response
 
 __all__ = [
     "DATABASE",
     "MAX_BODY_BYTES",
     "Blackboard",
+    "BoardRequest",
     "Channel",
+    "Claim",
     "Damage",
     "Database",
     "FieldType",
     "Hit",
     "Journal",
     "Keys",
+    "Outcome",
     "Post",
     "PostKind",
     "Report",
+    "Requests",
+    "Response",
     "RunRow",
     "RunStatus",
     "RunStore",
