@@ -6,6 +6,7 @@ from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from docendo.agents import _models as models
+    from docendo.agents._asker import Asker, Decision
     from docendo.agents._chat_model_engine import ChatModelEngine
     from docendo.agents._context import RunContext, Turn
     from docendo.agents._engine import Engine
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
     from docendo.agents._scripted import ScriptedEngine
     from docendo.agents._telemetry import instrument
     from docendo.agents._tiny import tiny_model
+    from docendo.agents._volunteer import NoteKeeper, Volunteer, calibrate, volunteers
+    from docendo.agents._work import Worker
 
 __all__ = [
     "Agent",
+    "Asker",
     "ChatDocendo",
     "ChatModelEngine",
+    "Decision",
     "Engine",
     "EngineProtocol",
     "ModelVerifier",
+    "NoteKeeper",
     "OpenAIEngine",
     "RunContext",
     "ScriptedEngine",
@@ -34,10 +40,14 @@ __all__ = [
     "Tutor",
     "Verdict",
     "Verifier",
+    "Volunteer",
+    "Worker",
+    "calibrate",
     "instrument",
     "models",
     "open_engine",
     "tiny_model",
+    "volunteers",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -48,6 +58,9 @@ __getattr__, __dir__ = lazy_names(
             ("Agent", "ModelVerifier", "Student", "Teacher", "Tutor", "Verdict", "Verifier"),
             "docendo.agents._roles",
         ),
+        **dict.fromkeys(("Asker", "Decision"), "docendo.agents._asker"),
+        **dict.fromkeys(("NoteKeeper", "Volunteer", "calibrate", "volunteers"), "docendo.agents._volunteer"),
+        "Worker": "docendo.agents._work",
         "ChatDocendo": "docendo.agents._langchain",
         "ChatModelEngine": "docendo.agents._chat_model_engine",
         "Engine": "docendo.agents._engine",

@@ -10,8 +10,9 @@ from docendo.memory._channels import Channel, FieldType, PostKind
 from docendo.memory._database import DATABASE, Database
 from docendo.memory._journal import Journal
 from docendo.memory._keys import Keys, Versioned
+from docendo.memory._notes import Note, Notes
 from docendo.memory._posts import Hit, Post, Trust
-from docendo.memory._requests import Requests
+from docendo.memory._requests import LEASE, Requests
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._subscribe import Subscription
 from docendo.memory._traces import TraceStore, read_traces
@@ -20,6 +21,7 @@ from docendo.memory._wanted import BoardRequest, Claim, Outcome, Response
 
 __all__ = [
     "DATABASE",
+    "LEASE",
     "MAX_BODY_BYTES",
     "Blackboard",
     "BoardRequest",
@@ -31,6 +33,8 @@ __all__ = [
     "Hit",
     "Journal",
     "Keys",
+    "Note",
+    "Notes",
     "Outcome",
     "Post",
     "PostKind",

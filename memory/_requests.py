@@ -350,18 +350,23 @@ class Requests:
         self._may_read(RESPONSES, reader)
         if quorum is not None and quorum < 1:
             raise ConfigError(f"quorum is {quorum}", expected="at least 1")
-        with self.board.database.reading():
-            offers = self._offers(request.id)
-            _, table = self._table(request.id)
-            now = self.board.database.now()
-        names = [offer.author.agent for offer in offers]
-        if not force and not table.settled(request.rules, names, now=now, quorum=quorum):
+        if not force and not self.settled(request, quorum=quorum):
             return None
-        if table.ended is None:
-            table = self._end(request, reader)
+        table = self._end(request, reader)
         return self._outcome(request, table, self._offers(request.id))
 
+    def settled(self, request: BoardRequest, *, quorum: int | None = None) -> bool:
+        """Whether waiting longer would bring nothing that the asker wants; see `collect`."""
+        with self.board.database.reading():
+            names = [offer.author.agent for offer in self._offers(request.id)]
+            _, table = self._table(request.id)
+            now = self.board.database.now()
+        return table.settled(request.rules, names, now=now, quorum=quorum)
+
     def _end(self, request: BoardRequest, author: Author) -> Table:
+        _, table = self._table(request.id)
+        if table.ended is not None:
+            return table
         with self.board.database.transaction():
             version, table = self._table(request.id)
             if table.ended is not None:

@@ -313,7 +313,7 @@ def test_bad_numbers(requests, change, message):
 
 def test_bad_input(board, requests):
     request = ask(requests)
-    with pytest.raises(DataError, match="confidence of 'a' is 1.5"):
+    with pytest.raises(DataError, match=r"confidence of 'a' is 1\.5"):
         requests.offer(request, 1.5, author=who("a"))
     with pytest.raises(DataError, match="has the field 'places'"):
         requests.ask({"text": "?", "places": 3}, author=MAIN, key="x")
