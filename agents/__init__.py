@@ -6,6 +6,7 @@ from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from docendo.agents import _models as models
+    from docendo.agents._asker import Asker, Decision
     from docendo.agents._chat_model_engine import ChatModelEngine
     from docendo.agents._context import RunContext, Turn
     from docendo.agents._embedders import EngineEmbedder, SentenceEmbedder
@@ -19,17 +20,22 @@ if TYPE_CHECKING:
     from docendo.agents._scripted import ScriptedEngine
     from docendo.agents._telemetry import instrument
     from docendo.agents._tiny import tiny_model
+    from docendo.agents._volunteer import NoteKeeper, Volunteer, calibrate, volunteers
+    from docendo.agents._work import Worker
 
 __all__ = [
     "Agent",
+    "Asker",
     "ChatDocendo",
     "ChatModelEngine",
+    "Decision",
     "Engine",
     "EngineEmbedder",
     "EngineProtocol",
     "EngineReranker",
     "LikelihoodReranker",
     "ModelVerifier",
+    "NoteKeeper",
     "OpenAIEngine",
     "RunContext",
     "ScriptedEngine",
@@ -40,10 +46,14 @@ __all__ = [
     "Tutor",
     "Verdict",
     "Verifier",
+    "Volunteer",
+    "Worker",
+    "calibrate",
     "instrument",
     "models",
     "open_engine",
     "tiny_model",
+    "volunteers",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -55,6 +65,9 @@ __getattr__, __dir__ = lazy_names(
             "docendo.agents._roles",
         ),
         **dict.fromkeys(("EngineEmbedder", "SentenceEmbedder"), "docendo.agents._embedders"),
+        **dict.fromkeys(("Asker", "Decision"), "docendo.agents._asker"),
+        **dict.fromkeys(("NoteKeeper", "Volunteer", "calibrate", "volunteers"), "docendo.agents._volunteer"),
+        "Worker": "docendo.agents._work",
         "ChatDocendo": "docendo.agents._langchain",
         "ChatModelEngine": "docendo.agents._chat_model_engine",
         "Engine": "docendo.agents._engine",

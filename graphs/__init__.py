@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from docendo.graphs._blackboard import BlackboardState, blackboard
     from docendo.graphs._checkpoints import checkpointer
     from docendo.graphs._demonstrate import DemonstrationState, demonstrate
     from docendo.graphs._diff import RunDiff, diff_runs
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from docendo.graphs._tutoring import TutoringState, tutoring
 
 __all__ = [
+    "BlackboardState",
     "DemonstrationState",
     "Grader",
     "LargeState",
@@ -25,6 +27,7 @@ __all__ = [
     "RunInfo",
     "TutoringState",
     "arun",
+    "blackboard",
     "checkpointer",
     "demonstrate",
     "describe_run",
@@ -46,6 +49,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("RunInfo", "describe_run", "find_run", "list_runs"), "docendo.graphs._manage"),
         **dict.fromkeys(("Pruned", "prune_runs"), "docendo.graphs._prune"),
         "LargeState": "docendo.graphs._state",
+        **dict.fromkeys(("BlackboardState", "blackboard"), "docendo.graphs._blackboard"),
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
         **dict.fromkeys(("Grader", "description", "node"), "docendo.graphs._nodes"),
         **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),

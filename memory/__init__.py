@@ -16,27 +16,33 @@ from docendo.memory._journal import Journal
 from docendo.memory._keys import Keys, Versioned
 from docendo.memory._lessons import KnowledgeBase
 from docendo.memory._memory import BoardMemory, Memory
+from docendo.memory._notes import Note, Notes
 from docendo.memory._origin import launched
 from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._pruning import Removed, copy_journal, prune
 from docendo.memory._recall import recall
+from docendo.memory._requests import LEASE, Requests
 from docendo.memory._runs import UNSET, RunRow, RunStatus, RunStore, differences
 from docendo.memory._subscribe import Subscription
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._two_stage import Reranker, TwoStageRetriever
 from docendo.memory._vectors import Embedder, VectorIndex, VectorMemory
 from docendo.memory._verify import verify
+from docendo.memory._wanted import BoardRequest, Claim, Outcome, Response
 from docendo.memory._window import WindowMemory
 
 __all__ = [
     "DATABASE",
+    "LEASE",
     "MAX_BODY_BYTES",
     "UNSET",
     "Blackboard",
     "BoardMemory",
+    "BoardRequest",
     "Budget",
     "CalibratedFusion",
     "Channel",
+    "Claim",
     "Damage",
     "Database",
     "Embedder",
@@ -52,13 +58,18 @@ __all__ = [
     "Keys",
     "KnowledgeBase",
     "Memory",
+    "Note",
+    "Notes",
+    "Outcome",
     "Platt",
     "Post",
     "PostKind",
     "ReciprocalRank",
     "Removed",
     "Report",
+    "Requests",
     "Reranker",
+    "Response",
     "RunRow",
     "RunStatus",
     "RunStore",

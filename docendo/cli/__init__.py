@@ -32,6 +32,7 @@ _COMMANDS = {
     "compare": "Compare two evaluations item by item.",
     "distill": "Train a LoRA adapter from verified traces.",
     "board": "Show, verify and export a blackboard.",
+    "work": "Answer the requests of a board in a process of its own.",
     "recipes": "List the published methods.",
 }
 
