@@ -5,20 +5,28 @@ and never a wrong answer.
 """
 
 from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKind, Trust
+from docendo.memory._budget import Budget, Entry
 from docendo.memory._chain import Damage, Report
 from docendo.memory._database import DATABASE, Database
 from docendo.memory._journal import Journal
+from docendo.memory._memory import BoardMemory, Memory
+from docendo.memory._recall import recall
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._verify import verify
+from docendo.memory._window import WindowMemory
 
 __all__ = [
     "DATABASE",
     "MAX_BODY_BYTES",
     "Blackboard",
+    "BoardMemory",
+    "Budget",
     "Damage",
     "Database",
+    "Entry",
     "Journal",
+    "Memory",
     "Post",
     "PostKind",
     "Report",
@@ -27,6 +35,8 @@ __all__ = [
     "RunStore",
     "TraceStore",
     "Trust",
+    "WindowMemory",
     "read_traces",
+    "recall",
     "verify",
 ]
