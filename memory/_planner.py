@@ -192,7 +192,9 @@ class _Field:
             for need in needs:
                 self.after[need].append(concept)
         self.mastery = {concept: _share(mastery.get(concept, 0.0), concept) for concept in self.before}
-        self.difficulty = {concept: _positive(difficulty.get(concept, 0.0), concept) for concept in self.before}
+        self.difficulty = {
+            concept: _positive(difficulty.get(concept, 0.0), concept) for concept in self.before
+        }
         self.weak = {concept for concept, value in self.mastery.items() if value < threshold}
         self.cost = cost
         self.needs: dict[str, frozenset[str]] = {}  # of a concept: itself and whatever comes before it
@@ -244,7 +246,9 @@ class _Field:
     def order(self, paths: Sequence[LearningPath]) -> tuple[str, ...]:
         """All that the paths cover, path by path, each concept after what it needs."""
         wanted = (set(path.covers) for path in paths)
-        return tuple(dict.fromkeys(concept for covers in wanted for concept in self.sorted if concept in covers))
+        return tuple(
+            dict.fromkeys(concept for covers in wanted for concept in self.sorted if concept in covers)
+        )
 
 
 def _greedy(candidates: Sequence[LearningPath], needed: set[str]) -> list[LearningPath]:
