@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from docendo.agents._roles import Agent
 from docendo.errors import ConfigError
 from docendo.hashing import derive_seed, digest
-from docendo.memory import Blackboard, Database, Journal, Post, PostKind, TraceStore
+from docendo.memory import Blackboard, Database, Journal, Post, TraceStore
 from docendo.records import (
     JSON,
     Author,
@@ -154,7 +154,7 @@ class RunContext:
 
     def post(
         self,
-        kind: PostKind,
+        kind: str,
         body: Mapping[str, JSON],
         *,
         author: Author,
@@ -162,10 +162,19 @@ class RunContext:
         node: str,
         step: int = 0,
         parents: Sequence[str] = (),
+        channel: str = "main",
     ) -> Post:
         """Posts to the blackboard, once per run, item, node, step and kind."""
-        key = f"{self.run}/{item}/{node}/{step}/{kind}"
-        return self.board.post(kind, body, author=author, key=key, run=self.run, item=item, parents=parents)
+        return self.board.post(
+            kind,
+            body,
+            author=author,
+            key=f"{self.run}/{item}/{node}/{step}/{kind}",
+            run=self.run,
+            item=item,
+            parents=parents,
+            channel=channel,
+        )
 
     def _traces(
         self,

@@ -12,7 +12,7 @@ blame, because an infrastructure failure must never be counted as a wrong answer
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 
 class DocendoError(Exception):
@@ -101,6 +101,12 @@ class LeakError(UserError):
     code = "leak"
 
 
+class AccessError(UserError):
+    """A role reads or writes where it has no right to."""
+
+    code = "access"
+
+
 class MissingExtra(UserError):
     """An optional dependency is needed and not installed."""
 
@@ -146,6 +152,28 @@ class IntegrityError(InfrastructureError):
     """Stored data does not match its checksum; the message names the file or record."""
 
     code = "integrity"
+
+
+class VersionConflict(InfrastructureError):
+    """A key was written by somebody else since it was read: normal where writers share keys.
+
+    Attributes:
+        key: The key.
+        expected: The version that the writer had seen.
+        current: The newest version (`docendo.memory.Versioned`), or None if there is none.
+    """
+
+    code = "conflict"
+
+    def __init__(self, key: str, *, expected: int, current: Any) -> None:
+        """Names both versions."""
+        self.key, self.expected, self.current = key, expected, current
+        seen = (
+            "no version"
+            if current is None
+            else f"version {current.version}, written by {current.author.agent!r}"
+        )
+        super().__init__(f"key {key!r} has {seen}; expected version {expected}; read it again and retry.")
 
 
 class EngineClosed(InfrastructureError):

@@ -4,12 +4,15 @@ All of it lies in one database (`Database`), and each record carries a digest, s
 and never a wrong answer.
 """
 
-from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard, Post, PostKind, Trust
+from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._chain import Damage, Report
+from docendo.memory._channels import Channel, FieldType, PostKind
 from docendo.memory._database import DATABASE, Database
 from docendo.memory._journal import Journal
+from docendo.memory._keys import Keys, Versioned
 from docendo.memory._memory import BoardMemory, Memory
+from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._recall import recall
 from docendo.memory._runs import RunRow, RunStatus, RunStore
 from docendo.memory._traces import TraceStore, read_traces
@@ -22,10 +25,14 @@ __all__ = [
     "Blackboard",
     "BoardMemory",
     "Budget",
+    "Channel",
     "Damage",
     "Database",
     "Entry",
+    "FieldType",
+    "Hit",
     "Journal",
+    "Keys",
     "Memory",
     "Post",
     "PostKind",
@@ -35,6 +42,7 @@ __all__ = [
     "RunStore",
     "TraceStore",
     "Trust",
+    "Versioned",
     "WindowMemory",
     "read_traces",
     "recall",

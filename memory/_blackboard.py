@@ -7,62 +7,30 @@ what a post says. Text that a model wrote is data; whoever puts it into a prompt
 
 from __future__ import annotations
 
+import os
+import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import sqlalchemy as sa
 
 from docendo.errors import DataError, IntegrityError
 from docendo.hashing import digest
-from docendo.memory import _schema, _text
+from docendo.memory import _channels, _payloads, _posts, _schema, _search, _text
 from docendo.memory._chain import Chain, Damage, Report
+from docendo.memory._channels import MAIN, Channel
 from docendo.memory._database import Database
+from docendo.memory._keys import Keys
+from docendo.memory._posts import RANK, Hit, Post, Trust
 from docendo.memory._store import Store
-from docendo.records import JSON, Author, Record
-
-PostKind = Literal["task", "attempt", "verdict", "hint", "demonstration", "lesson"]
-Trust = Literal["unverified", "verified", "quarantined"]
+from docendo.records import JSON, Author
 
 MAX_BODY_BYTES = 1 << 20
-_RANK = {"quarantined": 0, "unverified": 1, "verified": 2}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Post(Record):
-    """One entry of a blackboard.
-
-    Attributes:
-        id: 16 hex digits, a digest of board and key.
-        seq: Position on the board: 1, 2, 3, ... without gaps.
-        board: The board's name.
-        kind: What it is.
-        run: Run id, or empty.
-        item: Item id, or empty.
-        author: Who wrote it.
-        parents: Ids of the posts it answers to.
-        body: The content, JSON.
-        trust: What it is held to be now.
-        key: Idempotency key: the same key is the same post.
-        created: When it was written, in seconds since 1970.
-        hash: Covers the content and the hash of the post before it.
-    """
-
-    id: str
-    seq: int
-    board: str
-    kind: PostKind
-    run: str
-    item: str
-    author: Author
-    parents: tuple[str, ...]
-    body: Mapping[str, Any]
-    trust: Trust
-    key: str
-    created: float
-    hash: str
+#: Posts indexed in one transaction, so that other writers need not wait long.
+_INDEXED_AT_ONCE = 2000
 
 
 class Blackboard(Store):
@@ -73,6 +41,7 @@ class Blackboard(Store):
 
     Attributes:
         name: The board's name; one database holds any number of boards.
+        keys: Versioned keys with compare-and-swap.
 
     Example:
         >>> from docendo.memory import Blackboard
@@ -94,8 +63,11 @@ class Blackboard(Store):
     def __init__(self, database: Database, *, name: str = "main") -> None:
         super().__init__(database)
         self.name = _text.name(name, "the board's name")
+        self.process = f"{socket.gethostname()}:{os.getpid()}"
+        self.keys = Keys(database, self.name, self.process)
         self._posts = Chain(_schema.posts, self.name, record="post")
         self._trust = Chain(_schema.trust, self.name, record="trust event")
+        self._channels: dict[str, Channel] = {MAIN.name: MAIN}
 
     @classmethod
     def open(cls, url_or_path: str | Path, *, name: str = "main", **options: Any) -> Self:
@@ -109,9 +81,34 @@ class Blackboard(Store):
             column = _schema.posts.c.board
             return tuple(connection.scalars(sa.select(column).distinct().order_by(column)))
 
+    def declare(self, channel: Channel) -> Channel:
+        """Declares a channel: which kinds and fields it takes, and which roles may write and read it.
+
+        Declaring the same channel again does nothing. The channel `main` is there from the start.
+
+        Raises:
+            DataError: if a channel of this name is declared otherwise.
+
+        Example:
+            >>> from docendo.memory import Blackboard, Channel
+            >>> board = Blackboard.open(":memory:")
+            >>> offers = board.declare(Channel(name="offers", kinds=("offer",)))
+            >>> sorted(board.channels())
+            ['main', 'offers']
+        """
+        with self.database.transaction() as connection:
+            stored = _channels.declare(connection, self.name, channel)
+        self._channels[stored.name] = stored
+        return stored
+
+    def channels(self) -> dict[str, Channel]:
+        """Returns the channels of the board by name."""
+        with self.database.reading() as connection:
+            return _channels.read(connection, self.name)
+
     def post(
         self,
-        kind: PostKind,
+        kind: str,
         body: Mapping[str, JSON],
         *,
         author: Author,
@@ -119,46 +116,47 @@ class Blackboard(Store):
         run: str = "",
         item: str = "",
         parents: Sequence[str] = (),
+        channel: str = "main",
     ) -> Post:
         r"""Stores a post, or returns the one that has this key already.
 
         Args:
-            kind: What it is.
+            kind: What it is: one of the channel's kinds.
             body: The content. Lone surrogates and NUL in text become visible escapes such as `\x00`.
             author: Who wrote it: known to the calling code, never read from model text.
             key: Idempotency key, for example `run/item/node/step`.
             run: Run id.
             item: Item id.
             parents: Ids of the posts that it answers to, on the same board.
+            channel: The channel; other ones than `main` are declared first.
 
         Raises:
-            DataError: if an argument is malformed, a parent unknown, or the body over 1 MiB.
+            DataError: if an argument is malformed, a parent or the channel unknown, or the body over 1 MiB.
+            AccessError: if the author's role may not write on the channel.
             StorageError: if it cannot be written; then nothing has changed.
             IntegrityError: if the stored post is damaged.
         """
-        if kind not in get_args(PostKind):
-            raise DataError(
-                f"the post's kind is {kind!r}", expected=f"one of {', '.join(get_args(PostKind))}"
-            )
         if isinstance(parents, str):
             raise DataError("parents is a string", expected="a sequence of post ids")
         key = _text.name(key, "the post's key")
-        text = _text.encode(_text.mapping(body, "body", cleaned=True))
-        size = len(text.encode())
+        content = _text.mapping(body, "body", cleaned=True)
+        size = len(_text.encode(content).encode())
         if size > MAX_BODY_BYTES:
             raise DataError(
                 f"the body of post {key!r} has {size} bytes", expected=f"at most {MAX_BODY_BYTES}"
             )
         links = list(dict.fromkeys(_text.name(parent, "parents") for parent in parents))
+        stamp = _text.mapping(_text.decode(_text.author(author)), "author")
+        self._channel(channel).check(kind, content, author)
         values = {
             "id": digest(self.name, key)[:16],
             "key": key,
+            "channel": channel,
             "kind": kind,
             "run": _text.name(run, "run", empty=True),
             "item": _text.name(item, "item", empty=True),
-            "author": _author_text(author),
+            "process": self.process,
             "parents": _text.encode(links),
-            "body": text,
         }
         with self.database.transaction() as connection:
             stored = self._row(connection, values["id"])
@@ -168,10 +166,15 @@ class Blackboard(Store):
                         f"post {stored.seq} ({stored.id}) of board {self.name!r} has the key {stored.key!r}; "
                         f"expected {key!r}; restore a backup"
                     )
-                return self._post(stored)
+                return self._built(connection, [stored])[0]
             self._require(connection, links)
+            values["author"] = _payloads.store(self.database, connection, stamp, whole=True)
+            values["body"] = _payloads.store(self.database, connection, content)
             row = self._posts.append(connection, {**values, "created": time.time()})
-        return _build(row, "unverified")
+            if links:
+                pairs = [{"parent": parent, "child": row["id"]} for parent in links]
+                connection.execute(_schema.links.insert(), pairs)
+        return _posts.build(row, author=stamp, body=content, trust="unverified")
 
     def get(self, post_id: str) -> Post:
         """Returns a post.
@@ -182,18 +185,28 @@ class Blackboard(Store):
         """
         with self.database.reading() as connection:
             row = self._row(connection, _text.name(post_id, "the post's id"))
-        if row is None:
-            raise DataError(f"board {self.name!r} has no post {post_id!r}", remedy="check the id")
-        return self._post(row)
+            if row is not None:
+                return self._built(connection, [row])[0]
+        raise DataError(f"board {self.name!r} has no post {post_id!r}", remedy="check the id")
+
+    def find(self, key: str) -> Post | None:
+        """Returns the post with this idempotency key, or None."""
+        with self.database.reading() as connection:
+            row = self._row(connection, digest(self.name, _text.name(key, "the post's key"))[:16])
+            return None if row is None else self._built(connection, [row])[0]
 
     def posts(
         self,
         *,
-        kind: PostKind | None = None,
+        kind: str | None = None,
         run: str | None = None,
         item: str | None = None,
+        channel: str | None = None,
+        agent: str | None = None,
+        trust: Trust | None = None,
         after: int = 0,
         limit: int | None = None,
+        newest: bool = False,
     ) -> list[Post]:
         """Returns posts in sequence order.
 
@@ -201,25 +214,113 @@ class Blackboard(Store):
             kind: Only this kind.
             run: Only of this run.
             item: Only of this item.
+            channel: Only on this channel.
+            agent: Only by this agent.
+            trust: Only of this trust.
             after: Only with a sequence number above this; the last one seen continues a listing.
             limit: At most this many, the first ones.
+            newest: Take the last `limit` posts instead of the first; they still come in sequence order.
 
         Raises:
             DataError: if a filter has a value that no post can have.
             IntegrityError: if one of them is damaged, naming it.
         """
-        if kind is not None:
-            _known_kind(kind)
+        if trust is not None:
+            _posts.known_trust(trust)
         if limit is not None and limit < 0:
             raise DataError(f"limit is {limit}", expected="0 or more")
-        table = _schema.posts
-        query = _POSTS.where(table.c.board == self.name, table.c.seq > after)
-        for column, value in ((table.c.kind, kind), (table.c.run, run), (table.c.item, item)):
-            if value is not None:
-                query = query.where(column == _text.clean(value))
         with self.database.reading() as connection:
-            rows = connection.execute(query.order_by(table.c.seq).limit(limit)).all()
-        return [self._post(row) for row in rows]
+            self._known(connection, kind=kind, channel=channel)
+            filters = {"kind": kind, "run": run, "item": item, "channel": channel}
+            query = _posts.select(self.name, after=after, newest=newest, **filters)
+            # What the database cannot select is in the author's JSON or in events; so ask in batches.
+            if agent is None and trust is None:
+                found = self._built(connection, connection.execute(query.limit(limit)).all())
+                return found[::-1] if newest else found
+            kept: list[Post] = []
+            for post in self._batches(connection, query):
+                if agent in (None, post.author.agent) and trust in (None, post.trust):
+                    kept.append(post)
+                    if limit is not None and len(kept) >= limit:
+                        break
+        kept = kept[:limit]
+        return kept[::-1] if newest else kept
+
+    def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        kind: str | None = None,
+        run: str | None = None,
+        item: str | None = None,
+        channel: str | None = None,
+        trust: Trust | None = None,
+    ) -> list[Hit]:
+        """Finds posts by their words, best first (BM25).
+
+        A post needs one of the words, not all. Of words that many posts have only the newest
+        256 posts are looked at, so a search costs the same on a board of any size.
+
+        Args:
+            query: Words; case and punctuation do not matter.
+            limit: Most hits.
+            kind: Only this kind.
+            run: Only of this run.
+            item: Only of this item.
+            channel: Only on this channel.
+            trust: Only of this trust.
+
+        Raises:
+            DataError: if the query has no word, or a filter has a value that no post can have.
+            IntegrityError: if a post that was found is damaged.
+
+        Example:
+            >>> from docendo.memory import Blackboard
+            >>> from docendo.records import Author
+            >>> board, tutor = Blackboard.open(":memory:"), Author(agent="tutor", role="tutor")
+            >>> _ = board.post("lesson", {"text": "Carry the one."}, author=tutor, key="1")
+            >>> _ = board.post("lesson", {"text": "Check the units."}, author=tutor, key="2")
+            >>> [hit.post.body["text"] for hit in board.search("which units?")]
+            ['Check the units.']
+        """
+        if limit < 1:
+            raise DataError(f"limit is {limit}", expected="at least 1")
+        if trust is not None:
+            _posts.known_trust(trust)
+        self._index()
+        with self.database.reading() as connection:
+            self._known(connection, kind=kind, channel=channel)
+            places = _posts.places(board=self.name, kind=kind, run=run, item=item, channel=channel)
+            total = int(connection.scalar(sa.select(sa.func.max(_schema.posts.c.number))) or 0)
+            tail = _posts.all_terms(connection, after=_search.mark(connection))
+            candidates = _search.Candidates(connection, query, places, total=total, tail=tail)
+            numbers = candidates.best(4 * limit + 50)
+            rows = [
+                row
+                for start in range(0, len(numbers), 500)
+                for row in connection.execute(_posts.BY_NUMBER, {"numbers": numbers[start : start + 500]})
+            ]
+            found = dict(zip((row.number for row in rows), self._built(connection, rows), strict=True))
+        scores = candidates.score({number: _search.text_of(post.body) for number, post in found.items()})
+        hits = [
+            Hit(post=post, score=scores[number])
+            for number, post in found.items()
+            if scores[number] > 0 and trust in (None, post.trust)
+        ]
+        return sorted(hits, key=lambda hit: (-hit.score, -hit.post.seq))[:limit]
+
+    def children(self, post_id: str) -> list[Post]:
+        """Returns the posts that name this one as a parent, in sequence order."""
+        return self._related(sa.select(_schema.links.c.child).where(_schema.links.c.parent == post_id))
+
+    def descendants(self, post_id: str) -> list[Post]:
+        """Returns the posts that follow from this one, through any number of posts between."""
+        return self._related(_posts.reached(post_id, "parent", "child"))
+
+    def ancestors(self, post_id: str) -> list[Post]:
+        """Returns the posts that this one follows from, through any number of posts between."""
+        return self._related(_posts.reached(post_id, "child", "parent"))
 
     def trust(self, post_id: str, level: Trust, *, by: Author, reason: str) -> None:
         """Records what a post is held to be; the latest event counts.
@@ -230,17 +331,17 @@ class Blackboard(Store):
         Raises:
             DataError: if the post is unknown, the level is none, or a poster raises its own post's trust.
         """
-        if level not in _RANK:
-            raise DataError(f"the trust level is {level!r}", expected=f"one of {', '.join(_RANK)}")
-        author, why = _author_text(by), _text.clean(reason)
+        if level not in RANK:
+            raise DataError(f"the trust level is {level!r}", expected=f"one of {', '.join(RANK)}")
+        author, why = _text.author(by), _text.clean(reason)
         event = digest(self.name, post_id, level, author, why)[:16]
         table = _schema.trust
         with self.database.transaction() as connection:
             row = self._row(connection, _text.name(post_id, "the post's id"))
             if row is None:
                 raise DataError(f"board {self.name!r} has no post {post_id!r}", remedy="check the id")
-            post = self._post(row)
-            if post.author.agent == _text.clean(by.agent) and _RANK[level] > _RANK[post.trust]:
+            post = self._built(connection, [row])[0]
+            if post.author.agent == _text.clean(by.agent) and RANK[level] > RANK[post.trust]:
                 raise DataError(
                     f"agent {by.agent!r} set its own post {post_id} from {post.trust} to {level}",
                     expected="another agent",
@@ -260,8 +361,11 @@ class Blackboard(Store):
         def walk(connection: sa.Connection) -> tuple[int, list[Damage]]:
             posts, damage = self._posts.verify(connection)
             events, more = self._trust.verify(connection)
+            versions, others = self.keys.chain.verify(connection)
             heads.append(self._posts.head(connection))
-            return posts + events, damage + more
+            damage += more + others + _channels.verify(connection, self.name)
+            # What follows from damaged posts is not worth reporting.
+            return posts + events + versions, damage or _posts.verify(connection, self.name)
 
         report = self._verified(f"board {self.name!r}", walk)
         structure = tuple(Damage(record="database", reason=line) for line in self.database.check())
@@ -270,84 +374,89 @@ class Blackboard(Store):
         return report.replace(damage=damage, head=heads[0] if heads else "")
 
     def digest(self) -> str:
-        """Returns a digest of what was posted, whatever the order and time.
+        """Returns a digest of what was posted, whatever the order, time and process.
 
         Two boards of one name have the same digest if and only if they hold the same posts: same keys,
-        kinds, bodies, authors and parents. A resumed run must end with the digest of an uninterrupted one.
+        channels, kinds, bodies, authors and parents. A resumed run must end with the digest of an
+        uninterrupted one.
         """
         return digest(
-            sorted(digest(p.key, p.kind, p.body, p.author.to_json(), list(p.parents)) for p in self.posts())
+            sorted(
+                digest(p.key, p.channel, p.kind, p.body, p.author.to_json(), list(p.parents))
+                for p in self.posts()
+            )
         )
 
+    def reindex(self) -> int:
+        """Makes the full-text index of the database anew, for all its boards; returns the number of posts."""
+        with self.database.transaction() as connection:
+            _search.clear(connection)
+            return _search.catch_up(connection, _posts.all_terms(connection))
+
+    def _index(self) -> None:
+        """Indexes what was posted since the last search: much is never searched, and posting is faster so."""
+        while self.database.writable:
+            with self.database.transaction() as connection:
+                rest = _posts.all_terms(connection, after=_search.mark(connection))
+                if _search.catch_up(connection, islice(rest, _INDEXED_AT_ONCE)) < _INDEXED_AT_ONCE:
+                    return
+
+    def _channel(self, name: str) -> Channel:
+        # A declaration never changes, so one that is known need not be read again.
+        if name not in self._channels:
+            self._channels = self.channels()
+        if name not in self._channels:
+            raise DataError(
+                f"board {self.name!r} has no channel {name!r}",
+                expected=f"one of {', '.join(self._channels)}",
+                remedy="declare it first: board.declare(Channel(name=...))",
+            )
+        return self._channels[name]
+
+    def _known(self, connection: sa.Connection, *, kind: str | None, channel: str | None) -> None:
+        """A mistyped kind or channel must not look like one without posts."""
+        declared = _channels.read(connection, self.name)
+        if channel is not None and channel not in declared:
+            raise DataError(
+                f"board {self.name!r} has no channel {channel!r}", expected=f"one of {', '.join(declared)}"
+            )
+        kinds = list(dict.fromkeys(kind for entry in declared.values() for kind in entry.kinds))
+        if kind is not None and kind not in kinds:
+            raise DataError(f"the post's kind is {kind!r}", expected=f"one of {', '.join(kinds)}")
+
     def _row(self, connection: sa.Connection, post_id: str) -> sa.Row[Any] | None:
-        return connection.execute(_POST, {"post_id": post_id, "on_board": self.name}).one_or_none()
+        return connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).one_or_none()
 
     def _require(self, connection: sa.Connection, parents: Sequence[str]) -> None:
         for parent in parents:
-            if connection.scalar(_SEQ, {"post_id": parent, "on_board": self.name}) is None:
+            if connection.scalar(_posts.SEQ, {"post_id": parent, "on_board": self.name}) is None:
                 raise DataError(
                     f"the parent {parent!r} is not on board {self.name!r}",
                     expected="ids of posts on this board",
                     remedy="post the parent first",
                 )
 
-    def _post(self, row: sa.Row[Any]) -> Post:
-        fields = dict(row._mapping)
-        event = {column.name: fields.pop(f"trust_{column.name}") for column in _schema.trust.columns}
-        self._posts.check(fields)
-        if event["seq"] is None:
-            return _build(fields, "unverified")
-        self._trust.check(event)
-        return _build(fields, event["level"])
+    def _related(self, ids: Any) -> list[Post]:
+        with self.database.reading() as connection:
+            query = _posts.select(self.name).where(_schema.posts.c.id.in_(ids))
+            return self._built(connection, connection.execute(query).all())
 
+    def _batches(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Post]:
+        for rows in connection.execute(query).partitions(500):
+            yield from self._built(connection, rows)
 
-def _with_trust() -> sa.Select[Any]:
-    """Selects posts, each with its latest trust event (columns `trust_...`, NULL if there is none)."""
-    posts, trust, other = _schema.posts, _schema.trust, _schema.trust.alias()
-    latest = (
-        sa.select(sa.func.max(other.c.seq))
-        .where(other.c.post == posts.c.id, other.c.board == posts.c.board)
-        .correlate(posts)
-        .scalar_subquery()
-    )
-    joined = posts.outerjoin(trust, sa.and_(trust.c.board == posts.c.board, trust.c.seq == latest))
-    labelled = [column.label(f"trust_{column.name}") for column in trust.columns]
-    return sa.select(*posts.columns, *labelled).select_from(joined)
-
-
-# Built once: building a statement takes longer than running it.
-_POSTS = _with_trust()
-_HERE = (_schema.posts.c.id == sa.bindparam("post_id"), _schema.posts.c.board == sa.bindparam("on_board"))
-_POST = _POSTS.where(*_HERE)
-_SEQ = sa.select(_schema.posts.c.seq).where(*_HERE)
-
-
-def _known_kind(kind: str) -> None:
-    kinds = get_args(PostKind)
-    if kind not in kinds:
-        raise DataError(f"the post's kind is {kind!r}", expected=f"one of {', '.join(kinds)}")
-
-
-def _author_text(author: Author) -> str:
-    if not isinstance(author, Author):
-        raise DataError(f"the author is a {type(author).__name__}", expected="a docendo.records.Author")
-    _text.name(author.agent, "author.agent")
-    return _text.encode(_text.mapping(author.to_json(), "author", cleaned=True))
-
-
-def _build(row: Mapping[str, Any], trust: Trust) -> Post:
-    return Post(
-        id=row["id"],
-        seq=row["seq"],
-        board=row["board"],
-        kind=row["kind"],
-        run=row["run"],
-        item=row["item"],
-        author=Author(**_text.decode(row["author"])),
-        parents=tuple(_text.decode(row["parents"])),
-        body=_text.decode(row["body"]),
-        trust=trust,
-        key=row["key"],
-        created=row["created"],
-        hash=row["hash"],
-    )
+    def _built(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Post]:
+        """Checks rows of a post with its latest trust event, and makes posts of them."""
+        checked: list[tuple[dict[str, Any], Trust]] = []
+        for row in rows:
+            fields = dict(row._mapping)
+            event = {column.name: fields.pop(f"trust_{column.name}") for column in _schema.trust.columns}
+            self._posts.check(fields)
+            if event["seq"] is not None:
+                self._trust.check(event)
+            checked.append((fields, "unverified" if event["seq"] is None else event["level"]))
+        values = _payloads.load(connection, (row[name] for row, _ in checked for name in ("author", "body")))
+        pairs = zip(checked, values[::2], values[1::2], strict=True)
+        return [
+            _posts.build(row, author=author, body=body, trust=trust) for (row, trust), author, body in pairs
+        ]

@@ -87,12 +87,15 @@ _MOVE_HEAD = _schema.heads.update().where(_schema.heads.c.chain == sa.bindparam(
 
 
 class Chain:
-    """The chain of one board in one table. The table has `board`, `seq`, `id`, `previous` and `hash`."""
+    """The chain of one board in one table, which has `board`, `seq`, `id`, `previous` and `hash`.
+
+    A column `number` is the database's own and not covered.
+    """
 
     def __init__(self, table: sa.Table, board: str, *, record: str) -> None:
         self.table, self.board, self.record = table, board, record
         self._name = f"{table.name}:{board}"
-        self._content = [column.name for column in table.columns if column.name != "hash"]
+        self._content = [column.name for column in table.columns if column.name not in ("hash", "number")]
         heads = _schema.heads
         last = sa.and_(table.c.board == board, table.c.seq == heads.c.seq)
         # Built once: building a statement takes longer than running it.
@@ -117,7 +120,9 @@ class Chain:
         seq, previous = (head.seq + 1, head.hash) if head else (1, START)
         row = {**values, "board": self.board, "seq": seq, "previous": previous}
         row["hash"] = digest(*(row[name] for name in self._content))
-        connection.execute(self.table.insert(), row)
+        inserted = connection.execute(self.table.insert(), row)
+        if "number" in self.table.c:
+            (row["number"],) = inserted.inserted_primary_key or (None,)
         link = {"seq": seq, "hash": row["hash"]}
         if head:
             connection.execute(_MOVE_HEAD, {"chain_name": self._name, **link})

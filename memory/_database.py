@@ -1,8 +1,9 @@
-"""One database, many stores: connections, transactions, and errors that name the file.
+"""One database, many stores: connections, transactions, waiting for changes.
 
 SQLite is the default. It runs in WAL mode with `synchronous=FULL`, so a write that has returned is on
-disk. PostgreSQL goes through the same SQLAlchemy Core statements. Either way there is one writer at a
-time: numbering without gaps and hash chains need it, and a write takes a millisecond.
+disk. PostgreSQL (psycopg 3) goes through the same SQLAlchemy Core statements and serves many machines.
+Either way there is one writer at a time: numbering without gaps and hash chains need it, and a write
+takes a millisecond.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from docendo.errors import ConfigError, DataError, DocendoError, IntegrityError, StorageError
-from docendo.memory import _schema
+from docendo.memory import _changes, _schema
+from docendo.memory._engines import read_url, server_engine, server_label, sqlite_engine
+from docendo.memory._failures import explain, is_lost, may_pass, sqlite_code
 
 BUSY_SECONDS = 30.0
+# How long a server that was there before may be away, as it is while it restarts.
+_PATIENCE_SECONDS = 10.0
 # Serialises writers on PostgreSQL. Any constant does; this one is the bytes of "docendo".
 _ADVISORY_LOCK = 0x646F63656E646F
 
@@ -38,11 +42,14 @@ class Database:
     """A database that several stores share.
 
     One connection per process serves all threads in turn. It is closed before a `fork` and opened again
-    on either side, because SQLite's locks do not survive being inherited.
+    on either side, because neither SQLite's locks nor a server's connection survive being inherited. A
+    connection that a server closed is made again when it is next used; only the transaction that was on
+    its way fails.
 
     Attributes:
         path: The SQLite file, or None (in memory, or a server).
         label: How errors call it: the path, or the URL without its password.
+        read_only: Whether writing is refused.
 
     Example:
         >>> from docendo.memory import Blackboard, Database, Journal
@@ -69,6 +76,10 @@ class Database:
         self._broken: DocendoError | None = None
         self._unusable = ""
         self._fork_lock_held = False
+        self._owner = 0  # the thread that is in a transaction, while one is
+        self._committing = False
+        self._known = False  # whether a server has answered before
+        self._changes = _changes.Changes(self._source())
         _open_databases.add(self)
 
     @classmethod
@@ -76,23 +87,26 @@ class Database:
         """Opens a database and creates its tables if there are none.
 
         Args:
-            url_or_path: A file path, `:memory:`, `sqlite:///file` or `postgresql+psycopg://...`.
-            create: Whether a file that does not exist is created (with its folder).
-            read_only: Opens for reading alone, which also works on a read-only disk.
+            url_or_path: A file path, `:memory:`, `sqlite:///file` or `postgresql://user@host/name`, where
+                the database has to exist.
+            create: Whether a file that does not exist is created (with its folder), and missing tables are.
+            read_only: Opens for reading alone, which also works on a read-only disk or a standby server.
 
         Raises:
             ConfigError: if the URL cannot be used.
+            MissingExtra: if it names a server and psycopg is not installed.
             DataError: if the file does not exist and is not to be created, or holds no docendo tables.
-            StorageError: if it cannot be opened or created, naming the path.
+            StorageError: if it cannot be opened, created or reached, naming the path or the server.
             IntegrityError: if the file is not a database or is damaged.
         """
-        url = _url(url_or_path)
+        url = read_url(url_or_path)
         if url.get_backend_name() != "sqlite":
-            database = cls(_server_engine(url), label=url.render_as_string(hide_password=True), path=None)
-            database._prepare(create)
+            database = cls(server_engine(url), label=server_label(url), path=None, read_only=read_only)
+            database._prepare(create and not read_only)
             return database
         if url.database in (None, "", ":memory:"):
-            database = cls(_sqlite_engine(":memory:"), label=":memory:", path=None)
+            engine = sqlite_engine(":memory:", busy_seconds=BUSY_SECONDS)
+            database = cls(engine, label=":memory:", path=None)
             database._prepare(True)
             return database
         path = Path(str(url.database)).expanduser().absolute()
@@ -102,7 +116,7 @@ class Database:
             raise DataError(f"there is no database at {path}", remedy="check the path")
         if read_only:
             return cls._open_read_only(path)
-        database = cls(_sqlite_engine(str(path)), label=str(path), path=path)
+        database = cls(sqlite_engine(str(path), busy_seconds=BUSY_SECONDS), label=str(path), path=path)
         # Two processes that create one file together fail with "database is locked" at once, because
         # switching to WAL is outside the busy timeout. Hence a lock file around it.
         with database._created_alone():
@@ -116,7 +130,7 @@ class Database:
         # writes. That is true where the folder is read-only, and safe only without a pending log.
         frozen = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
         mode = "immutable=1" if frozen else "mode=ro"
-        engine = _sqlite_engine(f"{path.as_uri()}?{mode}", uri=True)
+        engine = sqlite_engine(f"{path.as_uri()}?{mode}", uri=True, busy_seconds=BUSY_SECONDS)
         database = cls(engine, label=str(path), path=path, read_only=True)
         database._prepare(False)
         return database
@@ -149,6 +163,7 @@ class Database:
             if create and self._sqlite and not self._memory:
                 self._use_wal()
             with self.transaction() if create else self.reading() as connection:
+                self._require_unicode(connection)
                 if sa.inspect(connection).has_table(_schema.meta.name):
                     version = connection.scalar(
                         sa.select(_schema.meta.c.value).where(_schema.meta.c.name == "schema")
@@ -170,6 +185,17 @@ class Database:
         except DocendoError:
             self.close()
             raise
+
+    def _require_unicode(self, connection: sa.Connection) -> None:
+        if self._sqlite:
+            return
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+        if encoding != "UTF8":
+            raise ConfigError(
+                f"the database {self.label} has the encoding {encoding}",
+                expected="UTF8",
+                remedy="create it with: createdb --encoding=UTF8 --template=template0",
+            )
 
     def _use_wal(self) -> None:
         with self._lock:
@@ -232,22 +258,45 @@ class Database:
 
     @contextmanager
     def _outermost(self, write: bool) -> Iterator[sa.Connection]:
-        connection = self._connect()
-        self._begin(connection, write)
-        self._depth, self._writing, self._broken = 1, write, None
+        connection = self._begun(write)
+        self._depth, self._writing, self._broken, self._committing = 1, write, None, False
+        self._owner = threading.get_ident()
+        written = self._written(connection)
         try:
             yield connection
             if self._broken is not None:
                 raise self._broken
-            connection.exec_driver_sql("COMMIT")
+            self._committing = write
+            self._commit(connection, write)
+            self._committing = False
         except BaseException as error:
-            with suppress(SQLAlchemyError):
+            try:
                 connection.exec_driver_sql("ROLLBACK")
-            if isinstance(error, SQLAlchemyError) or self._broken is not None:
+                lost = isinstance(error, SQLAlchemyError) or self._broken is not None
+            except SQLAlchemyError:
+                lost = True
+            if lost:
                 self._disconnect()
             raise
         finally:
             self._depth, self._broken = 0, None
+        if self._written(connection) != written:
+            self._changes.committed(count=self._memory)
+
+    def _written(self, connection: sa.Connection) -> int:
+        """Counts the rows written so far through this connection; a server tells of them by itself."""
+        driver: Any = connection.connection.driver_connection if self._sqlite else None
+        return int(driver.total_changes) if driver is not None else 0
+
+    def _commit(self, connection: sa.Connection, write: bool) -> None:
+        if write and not self._sqlite:
+            # Told only if something was written, and by the server only if it is committed.
+            connection.exec_driver_sql(
+                f"SELECT pg_notify('{_changes.CHANNEL}', '') "
+                "WHERE txid_current_if_assigned() IS NOT NULL; COMMIT"
+            )
+        else:
+            connection.exec_driver_sql("COMMIT")
 
     @contextmanager
     def _nested(self, write: bool) -> Iterator[sa.Connection]:
@@ -269,13 +318,30 @@ class Database:
         finally:
             self._depth -= 1
 
+    def _begun(self, write: bool) -> sa.Connection:
+        """Returns the connection with a transaction begun; makes it anew if the server has closed it."""
+        while True:
+            used = self._connection is not None and not self._sqlite
+            connection = self._connect()
+            try:
+                self._begin(connection, write)
+                return connection
+            except BaseException as error:
+                self._disconnect()
+                if not (used and isinstance(error, SQLAlchemyError) and is_lost(error)):
+                    raise
+
     def _begin(self, connection: sa.Connection, write: bool) -> None:
         if not self._sqlite:
+            # All in one message. Under "read committed" each statement sees what was committed before it:
+            # with the writers' lock, that is all that was ever written.
             connection.exec_driver_sql(
-                "BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                "BEGIN ISOLATION LEVEL READ COMMITTED; "
+                f"SET LOCAL lock_timeout = {round(BUSY_SECONDS * 1000)}; "
+                f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"
+                if write
+                else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
             )
-            if write:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             return
         # A deferred transaction that starts to write after reading fails at once if another process
         # wrote in between, so writers take the lock first. The busy timeout does not cover the moment
@@ -286,18 +352,28 @@ class Database:
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
                 return
             except DBAPIError as error:
-                busy = _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
+                busy = sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
                 if not busy or time.monotonic() >= deadline:
                     raise
                 time.sleep(0.01)
 
     def _connect(self) -> sa.Connection:
         if self._connection is None:
-            try:
-                self._connection = self._engine.connect()
-            except SQLAlchemyError as error:
-                raise self._explain(error) from error
+            self._connection = self._new_connection(_PATIENCE_SECONDS)
         return self._connection
+
+    def _new_connection(self, patience: float) -> sa.Connection:
+        """Connects; a server that has answered before gets some seconds to come back."""
+        deadline = time.monotonic() + (patience if self._known else 0.0)
+        while True:
+            try:
+                connection = self._engine.connect()
+                self._known = True
+                return connection
+            except SQLAlchemyError as error:
+                if self._sqlite or not may_pass(error) or time.monotonic() >= deadline:
+                    raise self._explain(error) from error
+            time.sleep(0.1)
 
     def _disconnect(self) -> None:
         """Drops the connection after a failure; an in-memory database lives in it and keeps it."""
@@ -306,33 +382,81 @@ class Database:
             with suppress(SQLAlchemyError):
                 connection.close()
 
-    def _explain(self, error: SQLAlchemyError) -> DocendoError:
-        """Says what happened, to which file, and what to do."""
-        code = _sqlite_code(error)
-        reason = str(getattr(error, "orig", None) or error).split("\n", maxsplit=1)[0]
-        if code == sqlite3.SQLITE_FULL:
-            return StorageError(f"cannot write {self.label}: the disk is full; free space and resume")
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-            return StorageError(
-                f"cannot write {self.label}: it is read-only; make the file and its folder writable"
-            )
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
-            return StorageError(
-                f"cannot use {self.label}: another process has kept it locked for {BUSY_SECONDS:.0f} s; "
-                "end that process and resume"
-            )
-        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-            return StorageError(
-                f"cannot use {self.label}: {reason}; check free space, file size limits and permissions, "
-                "then resume"
-            )
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return IntegrityError(f"{self.label} is damaged or not a database ({reason}); restore a backup")
-        if isinstance(error, sa.exc.IntegrityError):
-            return IntegrityError(
-                f"{self.label} refused a row ({reason}); check it with `docendo board verify`"
-            )
-        return StorageError(f"cannot use {self.label}: {reason}")
+    def _explain(self, error: Exception) -> DocendoError:
+        """Says what happened, to which database, and what to do."""
+        committing, self._committing = self._committing, False
+        return explain(error, self.label, busy_seconds=BUSY_SECONDS, committing=committing)
+
+    def now(self) -> float:
+        """Returns the database's clock, in seconds since 1970; a server's is the same for all machines.
+
+        Example:
+            >>> with Database.open(":memory:") as database:
+            ...     database.now() > 1.7e9
+            True
+        """
+        if self._sqlite:
+            return time.time()
+        with self.reading() as connection:
+            query = "SELECT extract(epoch FROM clock_timestamp())::float8"
+            return float(connection.exec_driver_sql(query).scalar_one())
+
+    def mark(self) -> int:
+        """Returns a mark for `wait`: take it, look at the database, then wait.
+
+        Raises:
+            StorageError: if the database cannot be used.
+        """
+        with self._watching():
+            return self._changes.mark()
+
+    def wait(self, mark: int, seconds: float | None = None) -> bool:
+        """Waits until somebody has committed something since `mark` was taken.
+
+        Somebody is another thread, process or machine, or this thread itself. What was committed between
+        `mark` and `wait` counts, so nothing is missed; now and then the answer is True although there is
+        nothing new. Each waiting thread has its own mark. Never call it inside a transaction.
+
+        Args:
+            mark: What `mark()` returned before the database was looked at.
+            seconds: How long to wait at most; None waits for ever.
+
+        Returns:
+            False if nothing was committed for `seconds`.
+
+        Raises:
+            StorageError: if the database cannot be used, or is closed meanwhile.
+
+        Example:
+            >>> from docendo.memory import Database, Journal
+            >>> with Database.open(":memory:") as database:
+            ...     mark = database.mark()
+            ...     stored = Journal(database).put("call-1", {"text": "4"})
+            ...     database.wait(mark, 5.0), database.wait(database.mark(), 0.01)
+            (True, False)
+        """
+        if self._depth and self._owner == threading.get_ident():
+            raise StorageError(f"cannot wait for changes of {self.label} inside a transaction; wait outside")
+        with self._watching():
+            return self._changes.wait(mark, seconds)
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        if self._unusable:
+            raise StorageError(self._unusable)
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise explain(error, self.label, busy_seconds=BUSY_SECONDS) from error
+        if self._unusable:
+            raise StorageError(self._unusable)
+
+    def _source(self) -> _changes.Source:
+        if self._memory:
+            return _changes.MemorySource()
+        if self._sqlite:
+            return _changes.FileSource(self._engine.raw_connection)
+        return _changes.ServerSource(lambda left: self._new_connection(min(left, _PATIENCE_SECONDS)))
 
     def insert_new(self, connection: sa.Connection, table: sa.Table, *rows: dict[str, Any]) -> None:
         """Inserts rows and leaves those alone whose key is stored already."""
@@ -342,6 +466,12 @@ class Database:
 
         insert = sqlite.insert(table) if self._sqlite else postgresql.insert(table)
         connection.execute(insert.on_conflict_do_nothing(), list(rows))
+
+    @property
+    def writable(self) -> bool:
+        """Whether this thread could begin `transaction()` now: not read-only, nor inside `reading()`."""
+        with self._lock:
+            return not self.read_only and (not self._depth or self._writing)
 
     def check(self) -> tuple[str, ...]:
         """Returns what the database itself says is wrong with it: nothing if its structure is sound.
@@ -367,9 +497,10 @@ class Database:
                 with suppress(SQLAlchemyError):
                     self._connection.close()
                 self._connection = None
-            self._engine.dispose()
             if not self._unusable:
                 self._unusable = f"cannot use {self.label}: it was closed; open it again"
+            self._changes.close()
+            self._engine.dispose()
         _open_databases.discard(self)
 
     def __enter__(self) -> Self:
@@ -385,9 +516,11 @@ class Database:
         self._fork_lock_held = self._lock.acquire(timeout=BUSY_SECONDS)
         if self._fork_lock_held and not self._depth:
             self._disconnect()
+        self._changes.before_fork()
 
     def _after_fork(self, *, child: bool) -> None:
         held, self._fork_lock_held = self._fork_lock_held, False
+        self._changes.after_fork(child=child)
         if not child:
             if held:
                 self._lock.release()
@@ -396,6 +529,8 @@ class Database:
             # Forked in the middle of a transaction, or in memory. The handle belongs to the parent;
             # closing it here could remove the parent's log, so it is kept and never used.
             _inherited.append(self._connection)
+            if not self._sqlite:
+                _changes.cut(self._connection)
             self._connection, self._depth = None, 0
             self._unusable = (
                 f"cannot use {self.label}: the process was forked while it was in use; open it again"
@@ -425,52 +560,3 @@ os.register_at_fork(
     after_in_parent=lambda: _after_fork(child=False),
     after_in_child=lambda: _after_fork(child=True),
 )
-
-
-def _url(url_or_path: str | Path) -> sa.URL:
-    text = str(url_or_path)
-    if not text:
-        raise ConfigError("the database path is empty", expected="a file path or a database URL")
-    if "\x00" in text:
-        raise ConfigError("the database path holds a NUL character", expected="a file path or a database URL")
-    if isinstance(url_or_path, Path) or "://" not in text:
-        return sa.URL.create("sqlite", database=text)
-    expected = "a path, sqlite:///file or postgresql+psycopg://user@host/name"
-    try:
-        url = sa.make_url(text)
-    except (ArgumentError, ValueError) as error:
-        raise ConfigError("the database URL cannot be read", expected=expected) from error
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ConfigError(f"the database URL starts with {url.drivername}", expected=expected)
-    return url
-
-
-def _server_engine(url: sa.URL) -> sa.Engine:
-    try:
-        return sa.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    except (ImportError, NoSuchModuleError) as error:
-        raise ConfigError(
-            f"the driver of {url.drivername} is not installed ({error})",
-            remedy="install it, for example: pip install 'psycopg[binary]'",
-        ) from error
-
-
-def _sqlite_engine(target: str, *, uri: bool = False) -> sa.Engine:
-    def connect() -> sqlite3.Connection:
-        # Without an isolation level Python leaves transactions alone; `Database` begins and ends them.
-        handle = sqlite3.connect(
-            target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri
-        )
-        # A flipped bit can make text invalid. Read it anyway: the row's digest then names the row.
-        handle.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-        for setting in ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", "cell_size_check=ON"):
-            handle.execute(f"PRAGMA {setting}")
-        return handle
-
-    return sa.create_engine("sqlite://", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-
-
-def _sqlite_code(error: SQLAlchemyError) -> int:
-    """Returns SQLite's primary result code, or 0."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
-    return int(code) & 0xFF

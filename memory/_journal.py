@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from docendo.hashing import digest
-from docendo.memory import _schema, _text
+from docendo.memory import _payloads, _schema, _text
 from docendo.memory._chain import CHANGED, Damage, Report
 from docendo.memory._store import Store
 
@@ -50,16 +50,16 @@ class Journal(Store):
             IntegrityError: if the stored value is damaged, naming the key.
         """
         name = _text.name(key, "the journal key")
-        text = _text.encode(_text.mapping(value, "value"))
+        given = _text.mapping(value, "value")
         with self.database.transaction() as connection:
             stored = self._read(connection, name)
             if stored is not None:
                 return stored
+            text = _payloads.store(self.database, connection, given)
             created = time.time()
             row = {"key": name, "value": text, "created": created, "hash": digest(name, text, created)}
             connection.execute(_schema.journal.insert().values(**row))
-        result: dict[str, Any] = _text.decode(text)
-        return result
+        return given
 
     def verify(self) -> Report:
         """Recomputes the digest of every entry."""
@@ -71,14 +71,17 @@ class Journal(Store):
         if row is None:
             return None
         _text.check_seal(row.hash, row.key, row.value, row.created, record=f"journal entry {key!r}")
-        value: dict[str, Any] = _text.decode(row.value)
+        value: dict[str, Any] = _payloads.load(connection, [row.value])[0]
         return value
 
 
 def _walk(connection: sa.Connection) -> tuple[int, list[Damage]]:
-    table, damage, count = _schema.journal, [], 0
+    table, count = _schema.journal, 0
+    intact, damage = _payloads.verify(connection)
     for row in connection.execute(sa.select(table).order_by(table.c.created)):
         count += 1
         if not _text.sealed(row.hash, row.key, row.value, row.created):
             damage.append(Damage(record="journal entry", id=str(row.key), reason=CHANGED))
+        elif not _payloads.references(row.value) <= intact:
+            damage.append(Damage(record="journal entry", id=str(row.key), reason=_payloads.INCOMPLETE))
     return count, damage

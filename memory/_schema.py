@@ -6,17 +6,53 @@ a flipped bit there comes back as a silently wrong row. With the digest it comes
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
+
+_HEX = re.compile("(?:[0-9a-f]{2})+")
+
+
+class Id(sa.types.TypeDecorator[str]):
+    """Ids, keys and hashes: text in Python, and in the database half as long where it is hexadecimal."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> bytes | None:
+        """Text to bytes: a tag, then the digits packed, or the text as it is."""
+        if value is None:
+            return None
+        if _HEX.fullmatch(value):
+            return b"\x01" + bytes.fromhex(value)
+        return b"\x00" + value.encode("utf-8", "surrogatepass")
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> str | None:
+        """Bytes to text. What a damaged row holds becomes some text that no hash matches."""
+        if value is None:
+            return None
+        raw = value if isinstance(value, bytes) else repr(value).encode()
+        if raw[:1] == b"\x01":
+            return raw[1:].hex()
+        if raw[:1] == b"\x00":
+            return raw[1:].decode("utf-8", "replace")
+        return f"?{raw.hex()}"
+
+
+# SQLite numbers rows by itself where the key is exactly INTEGER.
+_Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 meta = sa.Table(
     "docendo_meta",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # The end of each hash chain. Without it, rows lost from the end of a chain would leave no trace.
@@ -25,26 +61,55 @@ heads = sa.Table(
     metadata,
     sa.Column("chain", sa.Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
 )
 
+# Long texts and lists, once each, by the digest of their content: see `_payloads`.
+payloads = sa.Table(
+    "docendo_payloads",
+    metadata,
+    sa.Column("hash", Id, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+# `number` is what the search index knows a post by; it is unique in the database, `seq` on a board.
 posts = sa.Table(
     "docendo_posts",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
-    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("number", _Number, primary_key=True),
+    sa.Column("board", sa.Text, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("id", Id, nullable=False, unique=True),
     sa.Column("key", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("run", sa.Text, nullable=False),
     sa.Column("item", sa.Text, nullable=False),
     sa.Column("author", sa.Text, nullable=False),
+    sa.Column("process", sa.Text, nullable=False),
     sa.Column("parents", sa.Text, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
-    sa.Column("previous", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("previous", Id, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sa.Index("docendo_posts_by_seq", "board", "seq", unique=True),
     sa.Index("docendo_posts_by_item", "board", "run", "item", "seq"),
+    sa.Index(
+        "docendo_posts_by_channel",
+        *("board", "channel", "kind", "seq"),
+        sqlite_where=sa.text("channel <> 'main'"),
+        postgresql_where=sa.text("channel <> 'main'"),
+    ),
+)
+
+# The parents of posts once more, to be found from the parent's side.
+links = sa.Table(
+    "docendo_links",
+    metadata,
+    sa.Column("parent", Id, primary_key=True),
+    sa.Column("child", Id, primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 trust = sa.Table(
@@ -52,55 +117,86 @@ trust = sa.Table(
     metadata,
     sa.Column("board", sa.Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("post", sa.Text, nullable=False, index=True),
+    sa.Column("id", Id, nullable=False, unique=True),
+    sa.Column("post", Id, nullable=False, index=True),
     sa.Column("level", sa.Text, nullable=False),
     sa.Column("author", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
-    sa.Column("previous", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("previous", Id, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+channels = sa.Table(
+    "docendo_channels",
+    metadata,
+    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+keys = sa.Table(
+    "docendo_keys",
+    metadata,
+    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", Id, nullable=False, unique=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("process", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("previous", Id, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sa.Index("docendo_keys_by_version", "board", "key", "version", unique=True),
+    sqlite_with_rowid=False,
 )
 
 journal = sa.Table(
     "docendo_journal",
     metadata,
-    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("key", Id, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("hash", Id, nullable=False),
 )
 
-# Prompts live apart from traces: the samples of one request share theirs.
+# A prompt is its last message and the prompt before it: turns of one conversation share their beginning.
 prompts = sa.Table(
     "docendo_prompts",
     metadata,
-    sa.Column("hash", sa.Text, primary_key=True),
-    sa.Column("messages", sa.Text, nullable=False),
+    sa.Column("hash", Id, primary_key=True),
+    sa.Column("parent", Id, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
 )
 
 traces = sa.Table(
     "docendo_traces",
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("id", Id, nullable=False, unique=True),
     sa.Column("run", sa.Text, nullable=False),
     sa.Column("item", sa.Text, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("split", sa.Text, nullable=False),
-    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("prompt", Id, nullable=False),
     sa.Column("record", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("hash", Id, nullable=False),
     sa.Index("docendo_traces_by_item", "run", "item"),
 )
 
 rewards = sa.Table(
     "docendo_rewards",
     metadata,
-    sa.Column("trace", sa.Text, primary_key=True),
+    sa.Column("trace", Id, primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Double, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 runs = sa.Table(
@@ -112,6 +208,7 @@ runs = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("updated", sa.Double, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 items = sa.Table(
@@ -121,4 +218,23 @@ items = sa.Table(
     sa.Column("item", sa.Text, primary_key=True),
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
 )
+
+# Full-text index over posts by their number: terms alone, made by `_search.terms`, so both databases find
+# the same. SQLite's keeps no copy of the text and no positions (`detail=none`). `_search` fills it before it
+# searches; how far it has come is in `meta`.
+_ddl: Any = sa.DDL  # has no annotations
+sa.event.listen(
+    posts,
+    "after_create",
+    _ddl(
+        "CREATE VIRTUAL TABLE IF NOT EXISTS docendo_search USING fts5("
+        "terms, content='', columnsize=0, detail=none, tokenize='ascii')"
+    ).execute_if(dialect="sqlite"),
+)
+for _statement in (
+    "CREATE TABLE IF NOT EXISTS docendo_search (number BIGINT PRIMARY KEY, terms TSVECTOR NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS docendo_search_by_terms ON docendo_search USING gin (terms)",
+):
+    sa.event.listen(posts, "after_create", _ddl(_statement).execute_if(dialect="postgresql"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from docendo.errors import DataError, IntegrityError
 from docendo.hashing import canonical_json, digest
+from docendo.records import Author
 
 MAX_DEPTH = 64
 
@@ -97,6 +98,18 @@ def name(value: str, where: str, *, empty: bool = False) -> str:
     if not value and not empty:
         raise DataError(f"{where} is empty", expected="a name")
     return clean(value)
+
+
+def author(value: Author) -> str:
+    """Returns an author as stored text.
+
+    Raises:
+        DataError: if it is no author, or has no name.
+    """
+    if not isinstance(value, Author):
+        raise DataError(f"the author is a {type(value).__name__}", expected="a docendo.records.Author")
+    name(value.agent, "author.agent")
+    return encode(mapping(value.to_json(), "author", cleaned=True))
 
 
 def check_seal(expected: Any, *parts: Any, record: str) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from docendo.errors import DataError, IntegrityError, StorageError
+from docendo.errors import DataError, StorageError
 from docendo.files import write_text
 from docendo.hashing import digest
-from docendo.memory import _schema, _text
+from docendo.memory import _payloads, _prompts, _schema, _text
 from docendo.memory._chain import CHANGED, Damage, Report
 from docendo.memory._store import Store
-from docendo.records import Message, Split, Trace
+from docendo.records import Split, Trace
 
 
 class TraceStore(Store):
@@ -49,18 +49,25 @@ class TraceStore(Store):
                 JSON has no form for, naming trace and field.
             StorageError: if they cannot be written.
         """
-        prompts: dict[str, dict[str, Any]] = {}
-        rows, rewards = [], []
-        for trace in traces:
-            row, messages = _row(trace)
-            prompts[row["prompt"]] = {"hash": row["prompt"], "messages": messages}
-            rows.append(row)
-            rewards += [_reward_row(row["id"], name, value) for name, value in trace.rewards.items()]
+        given = [(trace, _record(trace)) for trace in traces]
+        rewards = [
+            _reward_row(record["id"], name, value)
+            for trace, record in given
+            for name, value in trace.rewards.items()
+        ]
         with self.database.transaction() as connection:
-            self.database.insert_new(connection, _schema.prompts, *prompts.values())
+            rows = [self._row(connection, record) for _, record in given]
             self.database.insert_new(connection, _schema.traces, *rows)
             self._require_same(connection, rows)
             self.database.insert_new(connection, _schema.rewards, *rewards)
+
+    def _row(self, connection: sa.Connection, record: Mapping[str, Any]) -> dict[str, Any]:
+        row = {name: record[name] for name in ("id", "run", "item", "split")}
+        row["role"] = record["author"]["role"]
+        row["prompt"] = _prompts.store(self.database, connection, record["messages"])
+        rest = {name: value for name, value in record.items() if name not in (*row, "messages", "rewards")}
+        row["record"] = _payloads.store(self.database, connection, rest)
+        return {**row, "hash": digest(*_content(row))}
 
     @staticmethod
     def _require_same(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
@@ -69,12 +76,20 @@ class TraceStore(Store):
         ids = [row["id"] for row in rows]
         query = sa.select(table.c.id, table.c.prompt, table.c.record).where(table.c.id.in_(ids))
         stored = {kept.id: kept for kept in connection.execute(query)}
+        # What was stored as it is now needs no second look: equal records have equal texts.
+        changed = [row for row in rows if (kept := stored[row["id"]]) and kept.record != row["record"]]
+        texts = _payloads.load(
+            connection, (text for row in changed for text in (stored[row["id"]].record, row["record"]))
+        )
+        completions = {
+            row["id"]: said["completion"] == says["completion"]
+            for row, said, says in zip(changed, texts[::2], texts[1::2], strict=True)
+        }
         for row in rows:
-            kept = stored[row["id"]]
-            said, says = json.loads(kept.record), json.loads(row["record"])
-            if (kept.prompt, said["completion"]) != (row["prompt"], says["completion"]):
+            if stored[row["id"]].prompt != row["prompt"] or not completions.get(row["id"], True):
+                node = _payloads.load(connection, [row["record"]])[0]["node"]
                 raise DataError(
-                    f"trace {row['id']!r} of node {says['node']!r} is stored with another text",
+                    f"trace {row['id']!r} of node {node!r} is stored with another text",
                     expected="one turn per item, node and step",
                     remedy="give each turn of a node its own step=",
                 )
@@ -161,20 +176,31 @@ class TraceStore(Store):
         return self._verified("traces", _walk)
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Trace]:
-        table, rewards, prompts = _schema.traces, _schema.rewards, _schema.prompts
+        table, rewards = _schema.traces, _schema.rewards
         where = sa.and_(sa.true(), *conditions)
         chosen = sa.select(table.c.id).where(where)
         with self.database.reading() as connection:
             rows = connection.execute(sa.select(table).where(where).order_by(table.c.seq)).all()
+            for row in rows:
+                _text.check_seal(row.hash, *_content(row._mapping), record=f"trace {row.id!r}")
             given = connection.execute(sa.select(rewards).where(rewards.c.trace.in_(chosen))).all()
-            hashes = sa.select(table.c.prompt).where(where)
-            texts = connection.execute(sa.select(prompts).where(prompts.c.hash.in_(hashes))).all()
-        messages = {row.hash: _messages(row) for row in texts}
+            messages = _prompts.load(connection, {row.prompt: f"trace {row.id!r}" for row in rows})
+            records = _payloads.load(connection, (row.record for row in rows))
         named: dict[str, dict[str, float]] = {}
         for row in sorted(given, key=lambda row: str(row.name)):
             _check_reward(row)
             named.setdefault(row.trace, {})[row.name] = float(row.value)
-        return [_trace(row, messages, named.get(row.id, {})) for row in rows]
+        return [
+            Trace.from_json(
+                {
+                    **{name: getattr(row, name) for name in ("id", "run", "item", "split")},
+                    **record,
+                    "messages": messages[row.prompt],
+                    "rewards": named.get(row.id, {}),
+                }
+            )
+            for row, record in zip(rows, records, strict=True)
+        ]
 
 
 def read_traces(path: str | Path) -> list[Trace]:
@@ -215,41 +241,16 @@ def trace_from_json(line: str, where: str) -> Trace:
         raise DataError(f"{where} is not a trace ({error})", expected="the fields of a trace") from error
 
 
-def _row(trace: Trace) -> tuple[dict[str, Any], str]:
+def _record(trace: Trace) -> dict[str, Any]:
     record = _text.mapping(trace.to_json(), f"trace {trace.id!r}")
-    del record["rewards"]
-    messages = _text.encode(record.pop("messages"))
-    row = {
-        "id": _text.name(trace.id, "the trace id"),
-        "run": _text.name(trace.run, "run", empty=True),
-        "item": _text.name(trace.item, "item", empty=True),
-        "role": _text.name(trace.author.role, "author.role", empty=True),
-        "split": _text.name(trace.split, "split"),
-        "prompt": digest(messages),
-        "record": _text.encode(record),
-    }
-    return {**row, "hash": digest(*_content(row))}, messages
+    for name, empty in (("id", False), ("run", True), ("item", True), ("split", False)):
+        record[name] = _text.name(record[name], "the trace id" if name == "id" else name, empty=empty)
+    record["author"]["role"] = _text.name(record["author"]["role"], "author.role", empty=True)
+    return record
 
 
 def _content(row: Mapping[Any, Any]) -> list[Any]:
     return [row[name] for name in ("id", "run", "item", "role", "split", "prompt", "record")]
-
-
-def _trace(
-    row: sa.Row[Any], messages: Mapping[str, Sequence[Message]], rewards: Mapping[str, float]
-) -> Trace:
-    _text.check_seal(row.hash, *_content(row._mapping), record=f"trace {row.id!r}")
-    if row.prompt not in messages:
-        raise IntegrityError(f"the prompt of trace {row.id!r} is missing; restore a backup")
-    return Trace.from_json(
-        {**_text.decode(row.record), "messages": messages[row.prompt], "rewards": dict(rewards)}
-    )
-
-
-def _messages(row: sa.Row[Any]) -> Sequence[Message]:
-    _text.check_seal(row.hash, row.messages, record=f"prompt {row.hash!r}")
-    found: list[Message] = _text.decode(row.messages)
-    return found
 
 
 def _reward_row(trace_id: str, name: str, value: float) -> dict[str, Any]:
@@ -274,17 +275,19 @@ def _walk(connection: sa.Connection) -> tuple[int, list[Damage]]:
     def report(record: str, name: object, reason: str, seq: int | None = None) -> None:
         damage.append(Damage(record=record, seq=seq, id=str(name), reason=reason))
 
-    texts = {row.hash: row.messages for row in connection.execute(sa.select(_schema.prompts))}
+    intact, broken = _payloads.verify(connection)
+    damage += broken
+    prompts, broken = _prompts.verify(connection, intact)
+    damage += broken
     known = set()
     for row in connection.execute(sa.select(_schema.traces).order_by(_schema.traces.c.seq)):
         known.add(row.id)
         if not _text.sealed(row.hash, *_content(row._mapping)):
             report("trace", row.id, CHANGED, row.seq)
-        elif row.prompt not in texts:
+        elif row.prompt not in prompts:
             report("trace", row.id, "its prompt is missing", row.seq)
-    for key, text in texts.items():
-        if not _text.sealed(key, text):
-            report("prompt", key, CHANGED)
+        elif not _payloads.references(row.record) <= intact:
+            report("trace", row.id, _payloads.INCOMPLETE, row.seq)
     for row in connection.execute(sa.select(_schema.rewards)):
         if not _text.sealed(row.hash, row.trace, row.name, row.value):
             report("reward", f"{row.trace} {row.name}", CHANGED)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,22 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(_HERE / "guard"), os.environ.get("PYTHONPATH", "")])
 )
 
-_spec = importlib.util.spec_from_file_location("docendo_test_guard", _HERE / "guard" / "sitecustomize.py")
-assert _spec is not None
-assert _spec.loader is not None
-_guard = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_guard)
-sys.modules[_spec.name] = _guard  # tests/unit/test_guard.py looks at it
+
+def _load(name: str, file: Path) -> Any:
+    """Loads a module of the tests: they are no package, so there is nothing to import it from."""
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_guard = _load(
+    "docendo_test_guard", _HERE / "guard" / "sitecustomize.py"
+)  # tests/unit/test_guard.py looks at it
+_postgres = _load("docendo_test_postgres", _HERE / "postgres.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,6 +75,54 @@ def _no_bare_room() -> Iterator[None]:
     """Checks after the last test that no room was imported under its bare name on the way."""
     yield
     assert not bare_rooms(), "imported by bare name, so loaded twice: write docendo.<room>"
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Any]:
+    """A PostgreSQL server of our own (`tests/postgres.py`), which a test may restart or kill."""
+    programs = _postgres.programs()
+    if programs is None:
+        missing = "PostgreSQL's server programs are in neither PATH nor /usr/lib/postgresql"
+        if os.environ.get("CI") == "true" or os.environ.get("DOCENDO_POSTGRES") == "required":
+            pytest.fail(f"{missing}; install them, for example: apt-get install postgresql", pytrace=False)
+        pytest.skip(f"{missing} (DOCENDO_POSTGRES=required makes this a failure)")
+    cluster = _postgres.Cluster(programs)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """An administrator's URL: of the server in DOCENDO_POSTGRES_URL, or of our own."""
+    given = os.environ.get("DOCENDO_POSTGRES_URL", "")
+    return given or str(request.getfixturevalue("postgres_cluster").url("postgres"))
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_url: str) -> Any:
+    """Makes and drops databases on the server."""
+    return _postgres.Databases(postgres_url)
+
+
+@pytest.fixture
+def postgresql_url(postgres_url: str, postgres_databases: Any) -> Iterator[str]:
+    """The URL of a fresh, empty PostgreSQL database."""
+    name = postgres_databases.create()
+    yield _postgres.renamed(postgres_url, name)
+    # Dropping makes the server write everything to disk, half a second; our own server is thrown away whole.
+    if os.environ.get("DOCENDO_POSTGRES_URL"):
+        postgres_databases.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh database; a test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'memory.db'}"
+    return str(request.getfixturevalue("postgresql_url"))
 
 
 @pytest.fixture(scope="session")

@@ -165,8 +165,7 @@ def _open(path: Path, board: str) -> Iterator[Blackboard]:
 
 
 def _posts(blackboard: Blackboard, *, kind: str | None, **filters: Any) -> list[Post]:
-    # `posts` checks the kind itself, with an error that lists the kinds.
-    return blackboard.posts(kind=kind, **filters)  # type: ignore[arg-type]
+    return blackboard.posts(kind=kind, **filters)
 
 
 def _require_board(blackboard: Blackboard) -> None:

@@ -11,8 +11,8 @@ from docendo.records import Completion, Result, Usage
 
 
 @pytest.fixture
-def journal(tmp_path):
-    with Journal.open(tmp_path / "memory.db") as opened:
+def journal(database_url):
+    with Journal.open(database_url) as opened:
         yield opened
 
 
@@ -35,7 +35,7 @@ def test_of_many_threads_one_wins_and_all_agree(journal):
     assert answers == [journal.get("k")] * 8
 
 
-def test_a_result_comes_back_exactly(journal):
+def test_a_result_comes_back_exactly(journal, database_url):
     completion = Completion(text="a\x00b \ud800 é\u2028", token_ids=(1, 2), logprobs=(-0.1, -1e-300))
     result = Result(
         completions=(completion,), usage=Usage(prompt_tokens=3), seed=2**63 - 1, seconds=0.1 + 0.2
@@ -43,7 +43,7 @@ def test_a_result_comes_back_exactly(journal):
     key = digest("model", "prompt")
     journal.put(key, result.to_json())
     journal.close()
-    with Journal.open(journal.database.path) as reopened:
+    with Journal.open(database_url) as reopened:
         assert Result.from_json(reopened.get(key)) == result
 
 
@@ -62,7 +62,7 @@ def test_malformed_entries_are_refused(journal, key, value, message):
     assert journal.verify().records == 0
 
 
-@pytest.mark.parametrize("change", ["value = '{\"v\":2}'", "key = 'l'", "hash = 'x'", "created = 1"])
+@pytest.mark.parametrize("change", ["value = '{\"v\":2}'", "key = x'006c'", "hash = 'x'", "created = 1"])
 def test_damage_is_an_error_and_named(journal, change):
     journal.put("k", {"v": 1})
     with journal.database.transaction() as connection:

@@ -9,8 +9,8 @@ CONFIG = {"seed": 0, "model": {"name": "small", "stop": ("\n",)}, "rate": 1.0}
 
 
 @pytest.fixture
-def runs(tmp_path):
-    with RunStore.open(tmp_path / "memory.db") as opened:
+def runs(database_url):
+    with RunStore.open(database_url) as opened:
         yield opened
 
 
@@ -28,13 +28,12 @@ def test_a_run_from_start_to_end(runs):
     assert ended.updated >= ended.created == row.created
 
 
-def test_resuming_goes_on(runs):
+def test_resuming_goes_on(runs, database_url):
     runs.start("demo", CONFIG, resume=False)
     runs.finish_item("demo", "a", {})
     runs.end("demo", "interrupted")
-    path = runs.database.path
     runs.close()
-    with RunStore.open(path) as reopened:
+    with RunStore.open(database_url) as reopened:
         row = reopened.start("demo", CONFIG, resume=True)
         assert (row.status, row.items) == ("running", 1)
         assert reopened.finished("demo") == {"a": {}}
@@ -127,8 +126,8 @@ def test_damage_is_an_error_and_named(runs, statement, message):
     assert len(runs.verify().damage) == 1
 
 
-def test_verify_covers_the_whole_database(tmp_path):
-    with Database.open(tmp_path / "memory.db") as database:
+def test_verify_covers_the_whole_database(database_url):
+    with Database.open(database_url) as database:
         runs = RunStore(database)
         runs.start("demo", {}, resume=False)
         runs.finish_item("demo", "a", {})

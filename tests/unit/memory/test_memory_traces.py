@@ -37,8 +37,8 @@ def trace(name="t", **changes):
 
 
 @pytest.fixture
-def store(tmp_path):
-    with TraceStore.open(tmp_path / "memory.db") as opened:
+def store(database_url):
+    with TraceStore.open(database_url) as opened:
         yield opened
 
 
@@ -47,10 +47,10 @@ def count(store, table):
         return connection.exec_driver_sql(f"SELECT count(*) FROM docendo_{table}").scalar()
 
 
-def test_a_trace_comes_back_exactly(store):
+def test_a_trace_comes_back_exactly(store, database_url):
     store.add([trace(), trace("bare", rewards={}, parents=(), logprobs=(), sampling={})])
     store.close()
-    with TraceStore.open(store.database.path) as reopened:
+    with TraceStore.open(database_url) as reopened:
         assert reopened.get("t") == trace()
         assert reopened.find() == [trace(), trace("bare", rewards={}, parents=(), logprobs=(), sampling={})]
 
@@ -75,7 +75,7 @@ def test_samples_share_one_stored_prompt(store):
     store.add([trace(f"t{n}", sample=n) for n in range(8)])
     store.add([trace("other", messages=PROMPT[1:])])
     assert count(store, "traces") == 9
-    assert count(store, "prompts") == 2
+    assert count(store, "prompts") == len(PROMPT) + len(PROMPT[1:])
     assert store.get("other").messages == PROMPT[1:]
 
 
@@ -152,7 +152,7 @@ def test_an_unknown_trace_is_named(store):
         ("UPDATE docendo_traces SET record = replace(record, '0.25', '0.75')", "trace 't'"),
         ("UPDATE docendo_traces SET split = 'test'", "trace 't'"),
         ("UPDATE docendo_traces SET role = 'teacher'", "trace 't'"),
-        ("UPDATE docendo_prompts SET messages = replace(messages, '2 + 2', '2 + 3')", "prompt "),
+        ("UPDATE docendo_prompts SET message = replace(message, '2 + 2', '2 + 3')", "prompt "),
         ("DELETE FROM docendo_prompts", "prompt of trace 't' is missing"),
         ("UPDATE docendo_rewards SET value = 0.5", "reward 'verified' of trace 't'"),
     ],
