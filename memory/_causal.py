@@ -9,7 +9,7 @@ from typing import Any
 
 from docendo.errors import ConfigError, DataError
 from docendo.hashing import digest
-from docendo.memory._blackboard import Blackboard, Post, PostKind
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._causal_text import (
     Belief,
@@ -22,8 +22,10 @@ from docendo.memory._causal_text import (
     plain,
     reward_in_words,
 )
+from docendo.memory._channels import PostKind
 from docendo.memory._fold import Fold
 from docendo.memory._memory import BoardMemory
+from docendo.memory._posts import Post
 from docendo.records import JSON, Author, Record
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from docendo.errors import ConfigError, LeakError
-from docendo.memory._blackboard import Post
 from docendo.memory._budget import Budget
+from docendo.memory._posts import Post
 from docendo.memory._strategies import StrategyLibrary
 from docendo.records import Author, Record
 

@@ -12,7 +12,9 @@ from typing import Generic, TypeVar
 import sqlalchemy as sa
 
 from docendo.memory import _schema
-from docendo.memory._blackboard import Blackboard, Post, PostKind
+from docendo.memory._blackboard import Blackboard
+from docendo.memory._channels import Channel, PostKind
+from docendo.memory._posts import Post
 
 State = TypeVar("State")
 
@@ -26,7 +28,7 @@ class Fold(Generic[State]):
 
     Args:
         board: Where the posts are.
-        channel: Their channel.
+        channel: Their channel; declared open to all if the board does not have it.
         kinds: Their kinds.
         start: Makes the state before any post.
         step: Adds a post to the state.
@@ -41,6 +43,8 @@ class Fold(Generic[State]):
         start: Callable[[], State],
         step: Callable[[State, Post], None],
     ) -> None:
+        if channel not in board.channels():
+            board.declare(Channel(name=channel))
         self._board, self._channel, self._kinds = board, channel, tuple(kinds)
         self._start, self._step = start, step
         self._lock = threading.RLock()

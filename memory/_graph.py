@@ -8,12 +8,14 @@ from typing import Any
 
 from docendo.errors import ConfigError, DataError
 from docendo.hashing import digest
-from docendo.memory._blackboard import Blackboard, Post, PostKind
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._budget import Budget, Entry
+from docendo.memory._channels import PostKind
 from docendo.memory._fold import Fold
 from docendo.memory._graph_state import Edge, EdgeType, GraphState, Node, NodeType, Status, SubGraph, node_id
 from docendo.memory._memory import BoardMemory
 from docendo.memory._messages import StructuredMessage, facts
+from docendo.memory._posts import Post
 from docendo.memory._similarity import words
 from docendo.records import JSON, Author
 

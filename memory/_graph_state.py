@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from docendo.errors import DataError
 from docendo.hashing import digest
-from docendo.memory._blackboard import Post
+from docendo.memory._posts import Post
 from docendo.records import Record
 
 NodeType = Literal["fact", "experience", "goal", "plan", "concept", "exercise", "resource", "learner"]

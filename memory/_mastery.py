@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from docendo.errors import ConfigError
 from docendo.memory import _text
-from docendo.memory._blackboard import Blackboard, Post
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._fold import Fold
+from docendo.memory._posts import Post
 from docendo.memory._tracing import Tracing
 from docendo.records import Author, Record
 

@@ -9,9 +9,10 @@ from typing import Any, Self
 from docendo.errors import DataError
 from docendo.hashing import digest
 from docendo.memory import _text
-from docendo.memory._blackboard import Blackboard, Post
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._fold import Fold
 from docendo.memory._graph_state import Status
+from docendo.memory._posts import Post
 from docendo.records import JSON, Author, Record
 
 # Fields that matter to everybody; of the others only what names something that the receivers need.
@@ -100,9 +101,7 @@ class StructuredMessage(Record):
             }
             if name in _THINGS:  # what is not named any more is used up
                 gone = {thing: 0 for thing, amount in old.items() if amount and thing not in new}
-                changes[name].update(
-                    {thing: 0 for thing in gone if relevant is None or thing in relevant}
-                )
+                changes[name].update({thing: 0 for thing in gone if relevant is None or thing in relevant})
         if relevant is not None and not any(changes[name] for name in (*_ALWAYS, *_THINGS, "found")):
             changes["location"] = ""
         return empty.replace(at=self.at, **changes)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from docendo.errors import ConfigError, DataError, LeakError
 from docendo.hashing import derive_seed, digest
-from docendo.memory._blackboard import Blackboard, Post, PostKind
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._budget import Entry
+from docendo.memory._channels import PostKind
 from docendo.memory._fold import Fold
 from docendo.memory._memory import BoardMemory
+from docendo.memory._posts import Post
 from docendo.memory._similarity import Embed, similarities, words
 from docendo.records import JSON, Author, Record
 

@@ -18,8 +18,8 @@ SPADE, HAT = "having a spade", "having a hat"
 
 
 @pytest.fixture
-def board(tmp_path):
-    with Blackboard.open(tmp_path / "memory.db") as opened:
+def board(database_url):
+    with Blackboard.open(database_url) as opened:
         yield opened
 
 
@@ -151,9 +151,10 @@ def test_everything_is_rebuilt_from_the_board(board):
 def test_a_trial_without_its_statements_is_completed_when_it_is_written_again(board, monkeypatch):
     memory = CausalMemory(board)
     memory.update([dig(False)], reward=0, author=ME, key="0")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(memory, "_counted", lambda trials: (_ for _ in ()).throw(KeyboardInterrupt))
-        memory.update([dig(True, SPADE)], reward=0, author=ME, key="1")
+        with pytest.raises(KeyboardInterrupt):
+            memory.update([dig(True, SPADE)], reward=0, author=ME, key="1")
     assert texts(memory) == []
     CausalMemory(board).update([dig(True, SPADE)], reward=0, author=ME, key="1")
     assert texts(memory) == [f"{SPADE} may be necessary to dig"]
@@ -210,7 +211,7 @@ def test_what_is_too_long_goes_in_a_fixed_order(board):
     last = [dig(False, seen="It is hard. Too hard for hands."), dig(True, SPADE, seen="It works. At last.")]
     signs = ("Learnt elsewhere", "rain0", "rain1", "Too hard", "It is hard", "It works")
     shown = []
-    for size in range(400, 0, -1):
+    for size in range(330, 0, -3):
         try:
             text = memory.context(last, reward=100, budget=Budget(characters=size))
         except ConfigError:

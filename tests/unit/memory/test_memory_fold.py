@@ -3,7 +3,7 @@
 import pytest
 
 from docendo.errors import DataError
-from docendo.memory import Blackboard
+from docendo.memory import Blackboard, Channel
 from docendo.memory._fold import Fold
 from docendo.records import Author
 
@@ -12,8 +12,9 @@ CHECKER = Author(agent="checker", role="code")
 
 
 @pytest.fixture
-def board(tmp_path):
-    with Blackboard.open(tmp_path / "memory.db") as opened:
+def board(database_url):
+    with Blackboard.open(database_url) as opened:
+        opened.declare(Channel(name="other"))
         yield opened
 
 
@@ -79,10 +80,15 @@ def test_evicted_posts_do_not_count_but_what_replaced_them_does(board):
 def test_what_was_rolled_back_is_forgotten(board):
     fold = fold_of(board)
     put(board, 1)
-    with pytest.raises(DataError), board.database.transaction():
-        put(board, 2)
-        assert fold() == [1, 2]
-        board.get("no such post")
+
+    def half_done():
+        with board.database.transaction():
+            put(board, 2)
+            assert fold() == [1, 2]
+            board.get("no such post")
+
+    with pytest.raises(DataError, match="no such post"):
+        half_done()
     put(board, 3)
     put(board, 4)
     assert fold() == [1, 3, 4]

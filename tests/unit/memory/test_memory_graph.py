@@ -1,5 +1,7 @@
 """The graph memory: merging, age, what is around a goal, what to do next, and what others say."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +19,8 @@ CHECKER = Author(agent="checker", role="code")
 
 
 @pytest.fixture
-def board(tmp_path):
-    with Blackboard.open(tmp_path / "memory.db") as opened:
+def board(database_url):
+    with Blackboard.open(database_url) as opened:
         yield opened
 
 
@@ -30,7 +32,7 @@ def graph(board):
 def chain(graph, *texts):
     """Goals, each of which needs the one before it."""
     nodes = [graph.add("goal", text, at=0, id=text, status="need") for text in texts]
-    for before, after in zip(nodes, nodes[1:], strict=False):
+    for before, after in itertools.pairwise(nodes):
         graph.link(before.id, "prerequisite", after.id, at=0)
     return nodes
 

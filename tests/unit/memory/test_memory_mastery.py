@@ -20,8 +20,8 @@ skills = st.builds(Tracing, prior=share, learn=share, slip=st.floats(0, 0.49), g
 
 
 @pytest.fixture
-def board(tmp_path):
-    with Blackboard.open(tmp_path / "memory.db") as opened:
+def board(database_url):
+    with Blackboard.open(database_url) as opened:
         yield opened
 
 
@@ -86,9 +86,9 @@ def _log(skill, rows):
 
 
 def test_impossible_parameters_are_errors():
-    with pytest.raises(ConfigError, match="slip is 1.2"):
+    with pytest.raises(ConfigError, match=r"slip is 1\.2"):
         Tracing(slip=1.2)
-    with pytest.raises(ConfigError, match="slip \\+ guess is 1"):
+    with pytest.raises(ConfigError, match=r"slip \+ guess is 1"):
         Tracing(slip=0.5, guess=0.5)
     with pytest.raises(DataError, match="no answers to fit"):
         Tracing.fit([[]])

@@ -22,8 +22,8 @@ ENTRIES = {
 
 
 @pytest.fixture
-def board(tmp_path):
-    with Blackboard.open(tmp_path / "memory.db") as opened:
+def board(database_url):
+    with Blackboard.open(database_url) as opened:
         yield opened
 
 
