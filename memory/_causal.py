@@ -342,10 +342,11 @@ def _sureness(one: CausalStatement) -> tuple[bool, int]:
 
 
 def _entry(one: CausalStatement, post: Post, wanted: set[str], *, own: bool) -> Entry:
-    words = set(" ".join(one.pair).split())
+    cause, effect = (set(text.split()) for text in one.pair)
     parts = {
         "own": float(own),
-        "query": len(words & wanted) / len(words),
+        # An effect that is asked for outweighs all the rest.
+        "query": 6 * len(effect & wanted) / len(effect) + len(cause & wanted) / len(cause),
         "strength": float(one.strength == "should"),
         "relation": float(one.relation != "no effect") / 2,
         "support": (one.support - one.contradict) / (one.support + one.contradict + 1),

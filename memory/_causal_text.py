@@ -130,6 +130,7 @@ class Belief:
     support: int = 0
     contradict: int = 0
     streak: int = 0  # pieces of support since the last contradiction
+    sure: bool = True  # whether the support is of a kind that can make it strong
 
     def add(self, supports: bool) -> None:
         """Counts one piece of evidence; a contradiction ends the streak, and with it the strength."""
@@ -147,7 +148,7 @@ class Belief:
 
     def strength(self, enough: int) -> Strength:
         """May or should."""
-        return "should" if self.streak >= enough else "may"
+        return "should" if self.sure and self.streak >= enough else "may"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +182,9 @@ def count(trials: Iterable[Sequence[TrialStep]]) -> dict[tuple[str, Relation, st
     """What successes and failures say about conditions, trial by trial.
 
     A condition seems necessary to an action that failed without and succeeded with it: from then on each
-    further success with it and failure without it supports that, and a success without it contradicts. It
-    seems of no effect if the action failed with and succeeded without it.
+    further success with it and failure without it supports that, and a success without it contradicts. That
+    it is of no effect is supported by each failure with it, and each success without it once it has been
+    there, and contradicted by a success with it. Failures alone never make that sure.
 
     Example:
         >>> tried = [TrialStep(action="dig", success=False), TrialStep(action="dig", success=True,
@@ -200,7 +202,9 @@ def count(trials: Iterable[Sequence[TrialStep]]) -> dict[tuple[str, Relation, st
         for cause in conditions:
             tally = counts.setdefault((cause, action), _Counts())
             for relation, verdict in _evidence(tally, cause in holding, step.success):
-                beliefs.setdefault((cause, relation, action), Belief()).add(verdict)
+                belief = beliefs.setdefault((cause, relation, action), Belief())
+                belief.add(verdict)
+                belief.sure = relation == "necessary" or tally.won_without > 0
     return beliefs
 
 
@@ -209,17 +213,17 @@ def _evidence(tally: _Counts, present: bool, success: bool) -> list[tuple[Relati
     found: list[tuple[Relation, bool]] = []
     if success and present:
         tally.won_with += 1
+        found.append(("no effect", False))
         if tally.lost_without:
             found.append(("necessary", True))
     elif success:
         tally.won_without += 1
         found.append(("necessary", False))
-        if tally.lost_with:
+        if tally.lost_with or tally.won_with:
             found.append(("no effect", True))
     elif present:
         tally.lost_with += 1
-        if tally.won_without:
-            found.append(("no effect", True))
+        found.append(("no effect", True))
     else:
         tally.lost_without += 1
         if tally.won_with:

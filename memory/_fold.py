@@ -48,45 +48,49 @@ class Fold(Generic[State]):
         self._board, self._channel, self._kinds = board, channel, tuple(kinds)
         self._start, self._step = start, step
         self._lock = threading.RLock()
-        self._events = -1  # of trust, when the state was begun
+        # Built once: building a statement takes longer than running it.
+        names, heads = self._chains(), _schema.heads.c
+        self._heads_query = sa.select(heads.chain, heads.hash).where(heads.chain.in_(names))
         self._reset()
 
     def __call__(self) -> State:
         """The state now. It is the caller's to read, not to change."""
         with self._lock:
-            # Read before the posts: an event in between is seen at the next look.
-            events = self._trust_events()
-            stones = self._new("tombstone", self._stones_seen)
-            if events != self._events or stones or self._undone():
+            # Read before the posts: what is written in between is seen at the next look.
+            heads = self._heads()
+            if heads == self._seen_heads:
+                return self._state
+            if heads[1] != self._seen_heads[1] or not self._catch_up():
                 self._reset()
-                self._events = events
-                for stone in self._new("tombstone", 0):
-                    self._stones_seen = stone.seq
-                    if stone.trust != "quarantined":
-                        self._evicted.add(str(stone.body["post"]))
-            posts = [post for kind in self._kinds for post in self._new(kind, self._seen)]
-            for post in sorted(posts, key=lambda post: post.seq):
-                self._seen, self._last = post.seq, post.hash
-                if post.id not in self._evicted and not self._tainted(post):
-                    self._step(self._state, post)
+                self._catch_up()
+            self._seen_heads = heads
             return self._state
 
     def _reset(self) -> None:
         self._state: State = self._start()
-        self._seen = self._stones_seen = 0
-        self._last = ""
+        self._last: Post | None = None
+        self._seen_heads = ("", "")
         self._evicted: set[str] = set()
         self._taint: dict[str, bool] = {}
 
-    def _undone(self) -> bool:
-        """Whether the last post was part of a transaction that did not succeed, so that it is not there."""
-        if not self._seen:
+    def _catch_up(self) -> bool:
+        """Adds the posts since the last look; returns whether that is enough to be up to date."""
+        last = self._last
+        posts = self._board.posts(channel=self._channel, after=last.seq - 1 if last else 0)
+        if last is not None:
+            # A post of a transaction that did not succeed is not there any more.
+            if not posts or posts[0].hash != last.hash:
+                return False
+            posts = posts[1:]
+        stones = [post for post in posts if post.kind == "tombstone" and post.trust != "quarantined"]
+        if stones and last is not None:
             return False
-        last = self._board.posts(channel=self._channel, after=self._seen - 1, limit=1)
-        return not last or last[0].hash != self._last
-
-    def _new(self, kind: PostKind, after: int) -> list[Post]:
-        return self._board.posts(channel=self._channel, kind=kind, after=after)
+        self._evicted.update(str(stone.body["post"]) for stone in stones)
+        for post in posts:
+            self._last = post
+            if post.kind in self._kinds and post.id not in self._evicted and not self._tainted(post):
+                self._step(self._state, post)
+        return True
 
     def _tainted(self, post: Post) -> bool:
         """Whether the post or something it was made from is quarantined. Ancestors have lower numbers."""
@@ -103,7 +107,13 @@ class Fold(Generic[State]):
             )
         return self._taint[post.id]
 
-    def _trust_events(self) -> int:
-        column, board = _schema.trust.c.seq, _schema.trust.c.board
+    def _heads(self) -> tuple[str, str]:
+        """The ends of the board's chains of posts and of trust events: they tell whether anything is new."""
+        posts, trust = self._chains()
         with self._board.database.reading() as connection:
-            return connection.scalar(sa.select(sa.func.max(column)).where(board == self._board.name)) or 0
+            found = {row.chain: str(row.hash) for row in connection.execute(self._heads_query)}
+        return found.get(posts, ""), found.get(trust, "")
+
+    def _chains(self) -> tuple[str, str]:
+        posts, trust = (f"{table.name}:{self._board.name}" for table in (_schema.posts, _schema.trust))
+        return posts, trust

@@ -135,8 +135,10 @@ class GraphMemory(BoardMemory):
         Raises:
             DataError: if one of the nodes is not in the graph.
         """
+        known = self._fold().nodes
         for name in (origin, target):
-            self.node(name)
+            if name not in known:
+                raise DataError(f"the graph has no node {name!r}", remedy="add it first")
         body: dict[str, JSON] = {
             "edge": type,
             "from": origin,

@@ -95,7 +95,12 @@ def measure(options: Options) -> Study:
                 "AUROC, tracing another learner's answers over the learning curve",
                 of=[one["another learner's answers"] for one in scores],
                 over=[one["learning curve"] for one in scores],
-                control="none",
+            ),
+            difference(
+                "AUROC, tracing another learner's answers over the learner's own",
+                of=[one["another learner's answers"] for one in scores],
+                over=traced,
+                control="loss",
             ),
         ],
         notes=[

@@ -61,9 +61,10 @@ def test_lines_that_are_no_statement_are_passed_over():
         ([dig(True, SPADE), dig(False)], "necessary", 1, 0),
         ([dig(False), dig(True, SPADE), dig(False), dig(True, SPADE)], "necessary", 3, 0),
         ([dig(False), dig(True, SPADE), dig(True)], "necessary", 1, 1),
-        ([dig(False, SPADE), dig(True)], "no effect", 1, 0),
+        ([dig(False, SPADE)], "no effect", 1, 0),
+        ([dig(False, SPADE), dig(True)], "no effect", 2, 0),
         ([dig(True), dig(False, SPADE), dig(True)], "no effect", 2, 0),
-        ([dig(True, SPADE), dig(False, SPADE)], None, 0, 0),
+        ([dig(True, SPADE), dig(False, SPADE)], "no effect", 1, 1),
     ],
 )
 def test_what_attempts_say_about_a_condition(steps, relation, support, contradict):
@@ -73,6 +74,14 @@ def test_what_attempts_say_about_a_condition(steps, relation, support, contradic
         assert held == {}
     else:
         assert (held[relation].support, held[relation].contradict) == (support, contradict)
+
+
+def test_failures_alone_do_not_make_it_sure_that_a_condition_is_of_no_effect(board):
+    memory = CausalMemory(board)
+    memory.update([dig(False, SPADE)] * 3, reward=0, author=ME, key="1")
+    assert texts(memory) == [f"{SPADE} may not contribute to dig"]
+    memory.update([dig(True)], reward=0, author=ME, key="2")
+    assert texts(memory) == [f"{SPADE} does not contribute to dig"]
 
 
 steps = st.lists(
