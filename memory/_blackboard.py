@@ -26,6 +26,7 @@ from docendo.memory._database import Database
 from docendo.memory._keys import Keys
 from docendo.memory._posts import RANK, Hit, Post, Trust
 from docendo.memory._store import Store
+from docendo.memory._subscribe import Subscription, subscribe
 from docendo.records import JSON, Author
 
 MAX_BODY_BYTES = 1 << 20
@@ -309,6 +310,33 @@ class Blackboard(Store):
             if scores[number] > 0 and trust in (None, post.trust)
         ]
         return sorted(hits, key=lambda hit: (-hit.score, -hit.post.seq))[:limit]
+
+    def subscribe(
+        self,
+        *,
+        after: int = 0,
+        name: str = "",
+        timeout: float | None = None,
+        kind: str | None = None,
+        run: str | None = None,
+        item: str | None = None,
+        channel: str | None = None,
+        agent: str | None = None,
+    ) -> Subscription:
+        """Returns the posts that are there and those that come, from any process, in sequence order.
+
+        Args:
+            after: Only posts with a sequence number above this.
+            name: Remembers the position that is acknowledged, under this name.
+            timeout: Iteration ends after so many seconds without a new post; None goes on for ever.
+            kind: Only this kind.
+            run: Only of this run.
+            item: Only of this item.
+            channel: Only on this channel.
+            agent: Only by this agent.
+        """
+        filters = {"kind": kind, "run": run, "item": item, "channel": channel, "agent": agent}
+        return subscribe(self, after=after, name=name, timeout=timeout, **filters)
 
     def children(self, post_id: str) -> list[Post]:
         """Returns the posts that name this one as a parent, in sequence order."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from docendo.errors import ConfigError
-from docendo.memory._blackboard import Post
+from docendo.memory._posts import Post
 from docendo.records import Record
 
 #: How often in a row an entry that does not fit is passed over before the rest is left unread.

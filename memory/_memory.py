@@ -15,8 +15,10 @@ from typing import Protocol, runtime_checkable
 from docendo.errors import DataError
 from docendo.hashing import digest
 from docendo.memory import _text
-from docendo.memory._blackboard import Blackboard, Post, PostKind
+from docendo.memory._blackboard import Blackboard
 from docendo.memory._budget import Budget, Entry
+from docendo.memory._channels import Channel, PostKind
+from docendo.memory._posts import Post
 from docendo.records import JSON, Author
 
 
@@ -51,6 +53,8 @@ class BoardMemory(ABC):
     A sub-class says in `_ranked` which entries come first. What was evicted or quarantined is left out
     here, in one place, by looking at the board anew: what a sub-class has cached cannot bring it back.
 
+    A channel that is not there yet is declared, open to everyone; declare it before to say who may write.
+
     Attributes:
         board: The blackboard.
         channel: The channel of the entries and their tombstones.
@@ -66,6 +70,8 @@ class BoardMemory(ABC):
         self.board = board
         self.channel = _text.name(channel, "the memory's channel")
         self.kind = kind or self.default_kind
+        if self.channel not in board.channels():
+            board.declare(Channel(name=self.channel))
         self._lock = threading.Lock()
         self._tombstones: dict[str, list[str]] = {}
         self._tombstones_seen = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from docendo.errors import DataError
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._memory import BoardMemory
-from docendo.records import Author
+from docendo.memory._posts import Post
+from docendo.records import JSON, Author
 
 
 def recall(
@@ -53,16 +54,25 @@ def recall(
     board = memory.board
     if not key:
         raise DataError("the key of a recall is empty", expected="for example run/item/node/step")
-    found = memory.read(query, budget)
-    event = board.post(
+    event = board.find(f"{memory.recalls}{key}") or _post(
+        memory, memory.read(query, budget), query=query, author=author, key=key, run=run, item=item
+    )
+    kept = (
+        Entry(post=board.get(one["post"]), text=one["text"], score=one["score"], parts=dict(one["parts"]))
+        for one in event.body["entries"]
+    )
+    return list(memory.living(kept))
+
+
+def _post(
+    memory: BoardMemory, found: list[Entry], *, query: str, author: Author, key: str, run: str, item: str
+) -> Post:
+    read: list[JSON] = [
+        {"post": one.post.id, "text": one.text, "score": one.score, "parts": dict(one.parts)} for one in found
+    ]
+    return memory.board.post(
         "event",
-        {
-            "query": query,
-            "entries": [
-                {"post": one.post.id, "text": one.text, "score": one.score, "parts": dict(one.parts)}
-                for one in found
-            ],
-        },
+        {"query": query, "entries": read},
         author=author,
         key=f"{memory.recalls}{key}",
         run=run,
@@ -70,8 +80,3 @@ def recall(
         parents=tuple(one.post.id for one in found),
         channel=memory.channel,
     )
-    kept = (
-        Entry(post=board.get(one["post"]), text=one["text"], score=one["score"], parts=dict(one["parts"]))
-        for one in event.body["entries"]
-    )
-    return list(memory.living(kept))

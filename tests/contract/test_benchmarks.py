@@ -231,3 +231,18 @@ def test_bars_run(bench: Any, name: str, tiny_model_dir: Path) -> None:
     assert line["bar"] == name
     assert line["detail"]["parts"]
     assert json.loads(json.dumps(line)) == line
+
+
+STUDIES = sorted(path.name.partition("_")[0].upper() for path in BENCHMARKS.glob("*/[!_p]*_*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_run(bench: Any, name: str, tiny_model_dir: Path) -> None:
+    run = bench("run")
+    options = bench("_harness").Options(quick=True, peers=False, model=str(tiny_model_dir))
+    line = run.measure(run.studies()[name], options)
+    assert line["study"] == name
+    assert line["arms"]
+    assert line["findings"]
+    assert json.loads(json.dumps(line)) == line
