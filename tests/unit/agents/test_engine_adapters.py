@@ -147,6 +147,29 @@ def test_packed_weights_give_the_same_numbers(
                 assert drawn.logprobs == pytest.approx(half.score(again).logprobs, abs=0.3)
 
 
+def test_prompts_of_one_adapter_lie_side_by_side(engine: Engine, adapters: dict[str, Path]) -> None:
+    """Every adapter of a pass gets one part, however its prompts have come in."""
+    for name, path in adapters.items():
+        engine.load_adapter(name, path)
+    router = engine._worker.loop.router
+    route, seen = router.route, []
+
+    def noting(*args: Any) -> None:
+        route(*args)
+        seen.append([(part.adapters[0].name, part.start, part.stop) for part in router.parts])
+
+    router.route = noting  # type: ignore[method-assign]
+    with engine.paused():
+        futures = [
+            engine.submit(Request(prompt=tuple(range(10 + i, 81 + i)), adapter=name))
+            for i, name in enumerate([None, *adapters, None, *adapters])
+        ]
+    for future in futures:
+        future.result(20)
+    assert sorted(name for name, _, _ in seen[0]) == sorted(adapters)
+    assert all(stop - start > 140 for _, start, stop in seen[0])
+
+
 def test_prefixes_are_kept_apart_by_adapter(engine: Engine, adapters: dict[str, Path]) -> None:
     engine.load_adapter("a", adapters["all"])
     base = engine.generate(ask(None, 60))
