@@ -19,6 +19,7 @@ from docendo.memory._causal_text import (
     TrialStep,
     count,
     mentioned,
+    opposite,
     plain,
     reward_in_words,
 )
@@ -274,13 +275,14 @@ class CausalMemory(BoardMemory):
 
     def _believed(self, trials: Sequence[Trial]) -> list[tuple[CausalStatement, Post]]:
         """What these trials support, each with the post that carries it; counted before written."""
-        both = {
+        both: dict[Level, list[CausalStatement]] = {
             "statistics": self._counted(trials),
             "model": self._held(mentioned(trial.statements for trial in trials), "model"),
         }
-        carried, found = self._fold().rules, {}
-        for level in ("statistics", "model"):
-            for one in both[level] if level in self.levels else ():
+        carried = self._fold().rules
+        found: dict[tuple[tuple[str, str], Relation], tuple[CausalStatement, Post]] = {}
+        for level, statements in both.items():
+            for one in statements if level in self.levels else ():
                 posts = carried.get((*one.pair, one.relation, one.level))
                 if posts:
                     found.setdefault((one.pair, one.relation), (one, posts[-1]))
@@ -298,8 +300,7 @@ class CausalMemory(BoardMemory):
                 votes[one.pair, one.relation].append((one, post))
         found = []
         for (pair, relation), held in votes.items():
-            opposite = ("necessary", "contributes") if relation == "no effect" else ("no effect",)
-            against = sum(len(votes.get((pair, other), ())) for other in opposite)  # type: ignore[call-overload]
+            against = sum(len(votes.get((pair, other), ())) for other in opposite(relation))
             if len(held) > against:
                 sure = len(held) >= self.enough and not against
                 one = held[-1][0].replace(

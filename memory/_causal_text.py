@@ -113,6 +113,16 @@ def plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+def opposite(relation: Relation) -> tuple[Relation, ...]:
+    """What contradicts a relation.
+
+    Example:
+        >>> opposite("necessary")
+        ('no effect',)
+    """
+    return ("necessary", "contributes") if relation == "no effect" else ("no effect",)
+
+
 def reward_in_words(score: float) -> str:
     """What a score between 0 and 100 is called.
 
@@ -239,9 +249,6 @@ def mentioned(memories: Iterable[Sequence[CausalStatement]]) -> dict[tuple[str, 
         for cause, effect, relation in sorted(said):
             beliefs.setdefault((cause, relation, effect), Belief()).add(True)
         for (cause, relation, effect), belief in beliefs.items():
-            opposite: tuple[Relation, ...] = (
-                ("necessary", "contributes") if relation == "no effect" else ("no effect",)
-            )
-            if any((cause, effect, other) in said for other in opposite):
+            if any((cause, effect, other) in said for other in opposite(relation)):
                 belief.add(False)
     return beliefs

@@ -51,6 +51,7 @@ class Fold(Generic[State]):
         # Built once: building a statement takes longer than running it.
         names, heads = self._chains(), _schema.heads.c
         self._heads_query = sa.select(heads.chain, heads.hash).where(heads.chain.in_(names))
+        self._seen_heads = ("", "")
         self._reset()
 
     def __call__(self) -> State:
@@ -69,7 +70,6 @@ class Fold(Generic[State]):
     def _reset(self) -> None:
         self._state: State = self._start()
         self._last: Post | None = None
-        self._seen_heads = ("", "")
         self._evicted: set[str] = set()
         self._taint: dict[str, bool] = {}
 

@@ -19,8 +19,6 @@ from docendo.memory._posts import Post
 from docendo.memory._similarity import words
 from docendo.records import JSON, Author
 
-_DONE: tuple[Status, ...] = ("done",)
-
 
 class GraphMemory(BoardMemory):
     """One agent's picture of the world, as a graph; each entry is a node or a link, and a post.
@@ -251,10 +249,10 @@ class GraphMemory(BoardMemory):
         seen, ready = {goal}, []
         while waiting:
             node = state.nodes[waiting.popleft()]
-            if node.status in _DONE:
+            if node.status == "done":
                 continue
             parts = [name for name in state.needs(node.id) if name in state.nodes]
-            open_parts = [name for name in parts if state.nodes[name].status not in _DONE]
+            open_parts = [name for name in parts if state.nodes[name].status != "done"]
             if not open_parts and node.status != "blocked":
                 ready.append(node)
             for name in open_parts:

@@ -220,7 +220,7 @@ class _Field:
     def paths(self, sources: Sequence[str], goals: Sequence[str]) -> list[LearningPath]:
         """One shortest path to each goal that can be reached; ties go to the path that sorts first."""
         # A mastered source costs nothing to stand on, a weak one has to be learnt.
-        heap = [
+        heap: list[tuple[float, tuple[str, ...]]] = [
             (self.step(None, source) if source in self.weak else 0.0, (source,)) for source in sorted(sources)
         ]
         heapq.heapify(heap)

@@ -44,7 +44,7 @@ def similarities(query: str, texts: Sequence[str], *, embed: Embed | None = None
             raise DataError(
                 f"embed returned {len(rest) + 1} vectors for {len(texts) + 1} texts", expected="one per text"
             )
-        return [_cosine(dict(enumerate(first)), dict(enumerate(vector))) for vector in rest]
+        return [_cosine(_numbered(first), _numbered(vector)) for vector in rest]
     bags = [Counter(words(text)) for text in texts]
     frequency = Counter(word for bag in bags for word in bag)
     rarity = {word: math.log(1 + len(texts) / count) for word, count in frequency.items()}
@@ -54,7 +54,11 @@ def similarities(query: str, texts: Sequence[str], *, embed: Embed | None = None
     return [_cosine(wanted, bag) for bag in weighed]
 
 
-def _cosine(a: dict[str, float] | dict[int, float], b: dict[str, float] | dict[int, float]) -> float:
-    dot = math.fsum(value * b.get(key, 0.0) for key, value in a.items())  # type: ignore[call-overload]
+def _numbered(vector: Sequence[float]) -> dict[str, float]:
+    return {str(place): value for place, value in enumerate(vector)}
+
+
+def _cosine(a: dict[str, float], b: dict[str, float]) -> float:
+    dot = math.fsum(value * b.get(key, 0.0) for key, value in a.items())
     size = math.sqrt(math.fsum(v * v for v in a.values()) * math.fsum(v * v for v in b.values()))
     return dot / size if size else 0.0

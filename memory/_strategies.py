@@ -136,7 +136,7 @@ class StrategyLibrary(BoardMemory):
                     expected="advice without it",
                     remedy="have it written again",
                 )
-        body = {
+        body: dict[str, JSON] = {
             "scenario": scenario,
             "text": text,
             "tries": tries,

@@ -15,9 +15,7 @@ from _reader import Question, Reader, clipped, sampled
 from _study import Study, difference
 
 from docendo.hashing import derive_seed
-from docendo.memory import Blackboard, Budget
-from docendo.memory._causal import CausalMemory
-from docendo.memory._causal_text import TrialStep
+from docendo.memory import Blackboard, Budget, CausalMemory, TrialStep
 from docendo.records import Author
 
 SEEDS = (0, 1, 2)

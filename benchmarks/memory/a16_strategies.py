@@ -16,9 +16,15 @@ from _reader import Question, Reader, sampled
 from _study import Study, difference
 
 from docendo.hashing import derive_seed
-from docendo.memory import Blackboard, Budget
-from docendo.memory._distiller import Case, Scenario, StrategyDistiller
-from docendo.memory._strategies import ShuffledLibrary, StrategyLibrary
+from docendo.memory import (
+    Blackboard,
+    Budget,
+    Case,
+    Scenario,
+    ShuffledLibrary,
+    StrategyDistiller,
+    StrategyLibrary,
+)
 from docendo.records import Author
 
 SEEDS = (0, 1, 2)

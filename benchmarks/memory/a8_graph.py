@@ -14,9 +14,7 @@ from _reader import Question, Reader, clipped, sampled
 from _study import Study, difference
 
 from docendo.hashing import derive_seed
-from docendo.memory import Blackboard
-from docendo.memory._graph import GraphMemory
-from docendo.memory._messages import MessageBoard, StructuredMessage
+from docendo.memory import Blackboard, GraphMemory, MessageBoard, StructuredMessage
 from docendo.records import Author
 
 SEEDS = (0, 1, 2)

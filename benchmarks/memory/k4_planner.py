@@ -1,4 +1,4 @@
-"""A4: learning paths and diagnosis: the greedy cover against the optimum, traced mastery against averages.
+"""K4: learning paths and diagnosis: the greedy cover against the optimum, traced mastery against averages.
 
 The planner is held against all covers by its own candidate paths (brute force), on random graphs with at
 most 12 weak concepts. Diagnosis is held against averages of past answers, on learners that are small
@@ -18,8 +18,7 @@ from _harness import Options
 from _study import Study, difference
 
 from docendo.hashing import derive_seed
-from docendo.memory._planner import LearningPath, LearningPlan, PathPlanner
-from docendo.memory._tracing import Tracing
+from docendo.memory import LearningPath, LearningPlan, PathPlanner, Tracing
 
 SEEDS = (0, 1, 2)
 CONCEPTS = 8
@@ -60,7 +59,7 @@ def measure(options: Options) -> Study:
         arms[f"diagnosis: {name}"] = {"AUROC": statistics.fmean(one[name] for one in scores)}
     traced = [one["traced mastery"] for one in scores]
     return Study(
-        name="A4",
+        name="K4",
         setting=(
             f"{len(plans)} random prerequisite graphs of 8 to 16 concepts, at most 12 of them weak, "
             f"{len(SEEDS)} seeds. {len(scores)} learners (networks of 64 hidden units, {CONCEPTS} concepts "
