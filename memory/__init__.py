@@ -14,6 +14,7 @@ from docendo.memory._origin import launched
 from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._pruning import Removed, copy_journal, prune
 from docendo.memory._runs import UNSET, RunRow, RunStatus, RunStore, differences
+from docendo.memory._subscribe import Subscription
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._verify import verify
 
@@ -36,6 +37,7 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "RunStore",
+    "Subscription",
     "TraceStore",
     "Trust",
     "Versioned",
