@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from docendo.agents._asker import Asker, Decision
     from docendo.agents._chat_model_engine import ChatModelEngine
     from docendo.agents._context import RunContext, Turn
+    from docendo.agents._embedders import EngineEmbedder, SentenceEmbedder
     from docendo.agents._engine import Engine
     from docendo.agents._langchain import ChatDocendo
     from docendo.agents._open import open_engine
     from docendo.agents._openai import OpenAIEngine
     from docendo.agents._protocol import EngineProtocol
+    from docendo.agents._rerankers import EngineReranker, LikelihoodReranker
     from docendo.agents._roles import Agent, ModelVerifier, Student, Teacher, Tutor, Verdict, Verifier
     from docendo.agents._scripted import ScriptedEngine
     from docendo.agents._telemetry import instrument
@@ -28,12 +30,16 @@ __all__ = [
     "ChatModelEngine",
     "Decision",
     "Engine",
+    "EngineEmbedder",
     "EngineProtocol",
+    "EngineReranker",
+    "LikelihoodReranker",
     "ModelVerifier",
     "NoteKeeper",
     "OpenAIEngine",
     "RunContext",
     "ScriptedEngine",
+    "SentenceEmbedder",
     "Student",
     "Teacher",
     "Turn",
@@ -61,10 +67,12 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("Asker", "Decision"), "docendo.agents._asker"),
         **dict.fromkeys(("NoteKeeper", "Volunteer", "calibrate", "volunteers"), "docendo.agents._volunteer"),
         "Worker": "docendo.agents._work",
+        **dict.fromkeys(("EngineEmbedder", "SentenceEmbedder"), "docendo.agents._embedders"),
         "ChatDocendo": "docendo.agents._langchain",
         "ChatModelEngine": "docendo.agents._chat_model_engine",
         "Engine": "docendo.agents._engine",
         "EngineProtocol": "docendo.agents._protocol",
+        **dict.fromkeys(("EngineReranker", "LikelihoodReranker"), "docendo.agents._rerankers"),
         "OpenAIEngine": "docendo.agents._openai",
         "ScriptedEngine": "docendo.agents._scripted",
         "instrument": "docendo.agents._telemetry",

@@ -46,6 +46,7 @@ from docendo.records import (
     Feature,
     GrammarKind,
     Message,
+    Origin,
     Request,
     Result,
     ScoreRequest,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from docendo.agents._chat_model_engine import ChatModelEngine
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+_NOBODY = Origin()
 
 
 def best_dtype(device: str = "cpu") -> torch.dtype:
@@ -334,6 +336,52 @@ class Engine:
             completion=completion,
             priority=request.priority,
             deadline=_deadline(request.timeout),
+        )
+
+    def submit_embedding(
+        self,
+        text: str | Sequence[int],
+        *,
+        adapter: str | None = None,
+        origin: Origin = _NOBODY,
+        most_tokens: int | None = None,
+        timeout: float | None = None,
+    ) -> Future[list[float]]:
+        """Queues a text whose mean hidden state is wanted: that of the last layer, over all tokens.
+
+        It runs in the same packed passes as everything else and is counted alike, without the vocabulary
+        head.
+
+        Args:
+            text: Text or token ids.
+            adapter: Name of a loaded adapter, or None for the base model.
+            origin: Who asks, for the ledger.
+            most_tokens: How many tokens count at most, from the first; by default all.
+            timeout: As in `Request`.
+
+        Raises:
+            ConfigError: if the text is empty or too long for the model.
+            AdapterError: if the adapter is not loaded.
+        """
+        with self._tokenizing:
+            tokens = prompt_ids(self.tokenizer, text)[:most_tokens]
+        self._check_ids(tokens)
+        if len(tokens) > self.max_length:
+            raise ConfigError(
+                f"the text has {len(tokens)} tokens",
+                expected=f"at most {self.max_length}",
+                remedy="give most_tokens",
+            )
+        return self._worker.submit(
+            Job(
+                prompt=tokens,
+                adapter=self._adapter(adapter),
+                origin=origin,
+                future=Future(),
+                completion=[],
+                states=[],
+                deadline=_deadline(timeout),
+            )
         )
 
     def generate(self, request: Request) -> Result:

@@ -161,7 +161,7 @@ class DecodeLoop(RowLoop):
         """Whether `other`, which is being computed, will store a beginning that spares `job` enough."""
         key, limit = job.prefix(len(job.prompt) - 1)
         other_key, other_limit = other.prefix(len(other.context))
-        if key != other_key or other.params.prompt_logprobs or job.params.prompt_logprobs:
+        if key != other_key or other.whole or job.whole:
             return False
         if job.context[:MIN_PREFIX] != other.context[:MIN_PREFIX]:
             return False
@@ -173,7 +173,7 @@ class DecodeLoop(RowLoop):
         version, match = job.matched
         if version != self.prefixes.version:
             # The last prompt token is always computed: its logits are what is asked for.
-            last = 0 if job.params.prompt_logprobs else len(job.prompt) - 1
+            last = 0 if job.whole else len(job.prompt) - 1
             key, limit = job.prefix(last)
             if self.invariant:
                 limit -= limit % INVARIANT_TOKENS
@@ -230,6 +230,8 @@ class DecodeLoop(RowLoop):
             start, stop = row.length, row.length + len(tokens)
             heads = 0
             low, high, targets = _wanted(row, start, stop)
+            if row.job.states is not None:
+                row.job.states.append(hidden[offset : offset + len(tokens)].float().sum(0))
             if targets:
                 known.append((row, hidden[offset + low - start : offset + high - start], targets))
                 heads = len(targets)
@@ -255,11 +257,18 @@ class DecodeLoop(RowLoop):
             row for _, row, _ in feeds if row.job.completion is not None and row.length >= len(row.context)
         }
         for row in done:
-            self._store_prefix(row, finite=bool(row.logprobs) and all(map(math.isfinite, row.logprobs)))
-            self.desk.finish_score(row.job, row.logprobs)
+            self._end(row)
         if drawn:
             done |= self._accept(ready, drawn)
         self._remove(done)
+
+    def _end(self, row: Row) -> None:
+        """Ends a request that generates nothing."""
+        if row.job.states is not None:
+            self.desk.finish_embedding(row.job)
+            return
+        self._store_prefix(row, finite=bool(row.logprobs) and all(map(math.isfinite, row.logprobs)))
+        self.desk.finish_score(row.job, row.logprobs)
 
     def _forward(self, feeds: Sequence[Feed]) -> tuple[torch.Tensor, list[int]]:
         """Runs a packed pass; returns hidden states (tokens, hidden) and where each row's begin."""

@@ -466,7 +466,7 @@ class Capabilities(Record):
             raise CapabilityError.lacking(missing, engine=engine, by=by)
 
 
-EventKind = Literal["generate", "score"]
+EventKind = Literal["generate", "score", "embed"]
 EventStatus = Literal["finished", "failed", "cancelled"]
 
 
@@ -475,12 +475,12 @@ class EngineEvent(Record):
     """One request that an engine has ended: what telemetry is made from. Times are Unix seconds.
 
     Attributes:
-        kind: Generation or scoring.
+        kind: Generation, scoring or embedding.
         status: How it ended.
         origin: Who asked.
         model: What the model was loaded as.
         adapter: Name of the adapter, or None for the base model.
-        sampling: Decoding settings; those of a scoring request are the defaults.
+        sampling: Decoding settings; the defaults, where nothing was generated.
         usage: Tokens of the request.
         finish_reasons: Why each sample ended.
         submitted: When it was submitted.

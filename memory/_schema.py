@@ -238,3 +238,15 @@ for _statement in (
     "CREATE INDEX IF NOT EXISTS docendo_search_by_terms ON docendo_search USING gin (terms)",
 ):
     sa.event.listen(posts, "after_create", _ddl(_statement).execute_if(dialect="postgresql"))
+
+# Embeddings of posts, made once per embedder. They can be made anew from the posts, but not noticed to be
+# wrong, hence the digest.
+vectors = sa.Table(
+    "docendo_vectors",
+    metadata,
+    sa.Column("post", Id, primary_key=True),
+    sa.Column("embedder", Id, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
