@@ -122,7 +122,7 @@ def select(board: str, *, after: int = 0, newest: bool = False, **equal: str | N
     query = _POSTS.where(table.c.board == board, table.c.seq > after)
     for name, value in equal.items():
         if value is not None:
-            query = query.where(table.c[name] == _text.clean(value))
+            query = query.where(table.c[name] == _text.name(value, name, empty=True))
     if equal.get("channel") not in (None, MAIN):
         query = query.where(_OFF_MAIN)  # repeats what the partial index says, so that it is used
     return query.order_by(table.c.seq.desc() if newest else table.c.seq)

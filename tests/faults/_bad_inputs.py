@@ -41,6 +41,7 @@ class World:
         self.board, self.journal = memory.Blackboard(self.database), memory.Journal(self.database)
         self.traces, self.runs = memory.TraceStore(self.database), memory.RunStore(self.database)
         self.post = self.board.post("attempt", {"text": "4"}, author=AUTHOR, key="one")
+        self.board.search("4")  # brings the index up to date, which a refused search may do as well
         self.runs.start("run", {}, resume=True)
         self.scripted = ScriptedEngine(lambda request: "Answer: 4")
         self.item = evals.make_item("2 + 2 =", 4)
