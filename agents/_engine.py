@@ -268,8 +268,7 @@ class Engine:
 
     def _job(self, request: Request, listener: Callable[[Chunk], None] | None = None) -> Job:
         """Checks a request and makes the job of it."""
-        if not isinstance(request, Request):
-            raise ConfigError(f"the request is {request!r}"[:200], expected="a Request(prompt=...)")
+        _require(request, Request)
         adapter = self._adapter(request.adapter)
         params = request.sampling
         # First, because it says which extra is missing.
@@ -321,8 +320,7 @@ class Engine:
 
     def _score_job(self, request: ScoreRequest) -> Job:
         """Checks a request and makes the job of it."""
-        if not isinstance(request, Request):
-            raise ConfigError(f"the request is {request!r}"[:200], expected="a Request(prompt=...)")
+        _require(request, ScoreRequest)
         adapter = self._adapter(request.adapter)
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt)
@@ -507,3 +505,8 @@ def _text_decoder(tokenizer: Any, lock: threading.Lock) -> Callable[[Sequence[in
         return text.removeprefix(" ") if plain else text
 
     return decode
+
+
+def _require(request: object, kind: type[Request] | type[ScoreRequest]) -> None:
+    if not isinstance(request, kind):
+        raise ConfigError(f"the request is {request!r}"[:200], expected=f"a {kind.__name__}(prompt=...)")

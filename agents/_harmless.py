@@ -21,7 +21,7 @@ def refuse_code(folder: Path) -> None:
     Raises:
         ConfigError: naming the file and the entry.
     """
-    for index in sorted(folder.glob("*.index.json")):
+    for index in sorted(folder.glob("*.safetensors.index.json")):
         for weight, file in _entries(_read(index).get("weight_map")):
             if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
                 raise ConfigError(

@@ -24,14 +24,5 @@ def is_number(value: Any) -> TypeGuard[float]:
         >>> is_number(0.5), is_number(3), is_number(float("nan")), is_number("0.5")
         (True, True, False, False)
     """
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_text(value: Any) -> TypeGuard[str]:
-    """Whether a value is text that is not empty.
-
-    Example:
-        >>> is_text("a"), is_text(" "), is_text(3)
-        (True, False, False)
-    """
-    return isinstance(value, str) and bool(value.strip())
+    given: object = value
+    return isinstance(value, Real) and not isinstance(given, bool) and math.isfinite(value)

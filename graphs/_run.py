@@ -266,8 +266,9 @@ def _unique(items: Iterable[Item]) -> dict[str, Item]:
     if not isinstance(items, Iterable):
         raise DataError(f"items is {items!r}", expected="items, such as task.train")
     for item in items:
-        if not isinstance(item, Item):
-            raise DataError(f"an item is {item!r}", expected="items, as from evals.tasks or evals.make_item")
+        given: object = item
+        if not isinstance(given, Item):
+            raise DataError(f"an item is {given!r}", expected="items, as from evals.tasks or evals.make_item")
         if item.id in chosen:
             raise DataError(f"item {item.id} occurs twice", expected="items with different ids")
         chosen[item.id] = item

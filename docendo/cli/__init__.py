@@ -137,7 +137,6 @@ def _dispatch(args: list[str] | None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def main(args: list[str] | None = None) -> int:
