@@ -86,6 +86,7 @@ class Bar:
         failed: Sequence[str],
         needed: int = 1,
         reached: Mapping[str, int] | None = None,
+        known: str = "",
         **detail: Any,
     ) -> None:
         """Records how many of `cases` failed, and fails the test if any did.
@@ -96,10 +97,16 @@ class Bar:
             failed: A line for each case that failed.
             needed: How many cases the bar asks for, in the form that runs.
             reached: How often each kind of kill or damage took effect: what never happened proves nothing.
+            known: Why cases are known to fail: the bar is missed and the page says so, but the test passes,
+                until nothing fails any more.
             detail: Whatever else is worth recording; `outcomes` (a count by name) is shown on the page.
         """
+        if known:
+            detail["known"] = known
         self.parts[name] = {**_counts(cases, failed, reached), "needed": needed, **detail}
-        if failed:
+        if known and not failed:
+            raise Missed(f"{self.name}, {name}: nothing fails any more: take `known` away")
+        if failed and not known:
             raise Missed(f"{self.name}, {name}: {len(failed)} of {cases} failed: {list(failed[:_SHOWN])}")
         if not _enough(self.parts[name]):
             raise Missed(f"{self.name}, {name}: {cases} cases, {needed} needed; reached {reached}")

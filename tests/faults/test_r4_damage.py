@@ -232,6 +232,13 @@ def test_damage_to_the_log(bar: Any, tmp_path: Path) -> None:
         path = anew(tmp_path / "copy", **{"": main, "_wal": data})
         tally.case(kind, f"log, {kind} {index}", lambda p=path: verified(p), judge, NAMED)
     bar.part("the ledger's write-ahead log", needed=needed, **tally.counts())
+    shortened = tally.outcomes["cut back to an earlier state"]
+    bar.part(
+        "the end of the ledger's write-ahead log",
+        cases=needed,
+        failed=["the last posts are gone without a word"] * shortened,
+        known="a damaged log ends earlier, and nothing outside it says how far it went",
+    )
 
 
 # --- adapters -------------------------------------------------------------------------------------
@@ -402,6 +409,9 @@ def saved_turns(path: Path) -> Any:
         connection.close()
 
 
+# Its generator leaves a cursor open when a damaged row stops it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_anchor_langgraph(bar: Any, tmp_path: Path) -> None:
     if importlib.util.find_spec("langgraph.checkpoint.sqlite") is None:
         pytest.skip("langgraph-checkpoint-sqlite is not installed")
