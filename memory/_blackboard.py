@@ -17,7 +17,8 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from docendo.errors import DataError, IntegrityError
+from docendo.checks import is_count
+from docendo.errors import ConfigError, DataError, IntegrityError
 from docendo.hashing import digest
 from docendo.memory import _channels, _payloads, _posts, _schema, _search, _text
 from docendo.memory._chain import Chain, Damage, Report
@@ -97,6 +98,8 @@ class Blackboard(Store):
             >>> sorted(board.channels())
             ['main', 'offers']
         """
+        if not isinstance(channel, Channel):
+            raise ConfigError(f"the channel is {channel!r}", expected="a Channel(name=...)")
         with self.database.transaction() as connection:
             stored = _channels.declare(connection, self.name, channel)
         self._channels[stored.name] = stored
@@ -137,8 +140,9 @@ class Blackboard(Store):
             StorageError: if it cannot be written; then nothing has changed.
             IntegrityError: if the stored post is damaged.
         """
-        if isinstance(parents, str):
-            raise DataError("parents is a string", expected="a sequence of post ids")
+        if isinstance(parents, str) or not isinstance(parents, Sequence):
+            seen = "a string" if isinstance(parents, str) else repr(parents)
+            raise DataError(f"parents is {seen}", expected="a sequence of post ids")
         key = _text.name(key, "the post's key")
         content = _text.mapping(body, "body", cleaned=True)
         size = len(_text.encode(content).encode())
@@ -232,8 +236,10 @@ class Blackboard(Store):
         """
         if trust is not None:
             _posts.known_trust(trust)
-        if limit is not None and limit < 0:
-            raise DataError(f"limit is {limit}", expected="0 or more")
+        if limit is not None and (not is_count(limit) or limit < 0):
+            raise DataError(f"limit is {limit!r}", expected="0 or more")
+        if not is_count(after):
+            raise DataError(f"after is {after!r}", expected="a sequence number")
         with self.database.reading() as connection:
             self._known(connection, kind=kind, channel=channel)
             filters = {"kind": kind, "run": run, "item": item, "channel": channel}
@@ -303,8 +309,10 @@ class Blackboard(Store):
             >>> [hit.post.body["text"] for hit in board.search("which units?")]
             ['Check the units.']
         """
-        if limit < 1:
-            raise DataError(f"limit is {limit}", expected="at least 1")
+        if not isinstance(query, str):
+            raise DataError(f"query is {query!r}", expected="words")
+        if not is_count(limit) or limit < 1:
+            raise DataError(f"limit is {limit!r}", expected="at least 1")
         if trust is not None:
             _posts.known_trust(trust)
         self._index()
@@ -358,15 +366,16 @@ class Blackboard(Store):
 
     def children(self, post_id: str) -> list[Post]:
         """Returns the posts that name this one as a parent, in sequence order."""
-        return self._related(sa.select(_schema.links.c.child).where(_schema.links.c.parent == post_id))
+        parent = _text.name(post_id, "the post's id")
+        return self._related(sa.select(_schema.links.c.child).where(_schema.links.c.parent == parent))
 
     def descendants(self, post_id: str) -> list[Post]:
         """Returns the posts that follow from this one, through any number of posts between."""
-        return self._related(_posts.reached(post_id, "parent", "child"))
+        return self._related(_posts.reached(_text.name(post_id, "the post's id"), "parent", "child"))
 
     def ancestors(self, post_id: str) -> list[Post]:
         """Returns the posts that this one follows from, through any number of posts between."""
-        return self._related(_posts.reached(post_id, "child", "parent"))
+        return self._related(_posts.reached(_text.name(post_id, "the post's id"), "child", "parent"))
 
     def trust(self, post_id: str, level: Trust, *, by: Author, reason: str) -> None:
         """Records what a post is held to be; the latest event counts.
@@ -379,7 +388,7 @@ class Blackboard(Store):
         """
         if level not in RANK:
             raise DataError(f"the trust level is {level!r}", expected=f"one of {', '.join(RANK)}")
-        author, why = _text.author(by), _text.clean(reason)
+        author, why = _text.author(by), _text.name(reason, "reason", empty=True)
         event = digest(self.name, post_id, level, author, why)[:16]
         table = _schema.trust
         with self.database.transaction() as connection:

@@ -135,7 +135,7 @@ def _where(query: sa.Select[Any], board: str, equal: Mapping[str, str | None]) -
     query = query.where(table.c.board == board)
     for name, value in equal.items():
         if value is not None:
-            query = query.where(table.c[name] == _text.clean(value))
+            query = query.where(table.c[name] == _text.name(value, name, empty=True))
     if equal.get("channel") not in (None, MAIN):
         query = query.where(_OFF_MAIN)  # repeats what the partial index says, so that it is used
     return query

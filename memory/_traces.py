@@ -242,6 +242,9 @@ def trace_from_json(line: str, where: str) -> Trace:
 
 
 def _record(trace: Trace) -> dict[str, Any]:
+    given: object = trace
+    if not isinstance(given, Trace):
+        raise DataError(f"a trace is {given!r}"[:200], expected="a docendo.records.Trace")
     record = _text.mapping(trace.to_json(), f"trace {trace.id!r}")
     for name, empty in (("id", False), ("run", True), ("item", True), ("split", False)):
         record[name] = _text.name(record[name], "the trace id" if name == "id" else name, empty=empty)

@@ -152,8 +152,21 @@ def _database(path: Path) -> Iterator[Database]:
                 remedy="name the database file",
             )
         path = found[0]
+    if _is_something_else(path):
+        raise DataError(f"{path} is no database", expected="a database made by docendo, or a run folder")
     with Database.open(path, read_only=True) as database:
         yield database
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether a file cannot even be a damaged database: most of the bytes all databases begin with differ."""
+    magic = b"SQLite format 3\0"
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(magic))
+    except OSError:
+        return False  # opening it says why
+    return bool(start.strip(b"\0")) and sum(a == b for a, b in zip(start, magic, strict=False)) < 8
 
 
 @contextmanager

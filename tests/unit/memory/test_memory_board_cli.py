@@ -110,7 +110,7 @@ def test_export_of_traces(path, capsys, tmp_path):
     [
         (("show", "{}/absent.db"), "there is no database at"),
         (("show", "{}"), "holds 0 databases (none); expected one; name the database file"),
-        (("verify", "{}/text.txt"), "is damaged or not a database"),
+        (("verify", "{}/text.txt"), "is no database"),
         (("show", "{}/runs/demo", "--kind", "rumour"), "kind is 'rumour'; expected one of task"),
         (("show", "{}/runs/demo", "--board", "mian"), "--board 'mian' has no posts"),
         (("export", "{}/runs/demo", "--output", "{}/text.txt/out"), "cannot write"),
