@@ -159,18 +159,22 @@ class Blackboard(Store):
             "process": self.process,
             "parents": _text.encode(links),
         }
+        values["author"], parts = _payloads.prepare(stamp, whole=True)
+        values["body"], more = _payloads.prepare(content)
+        parts.update(more)
         with self.database.transaction() as connection:
-            stored = self._row(connection, values["id"])
-            if stored is not None:
-                if stored.key != key:
-                    raise IntegrityError(
-                        f"post {stored.seq} ({stored.id}) of board {self.name!r} has the key {stored.key!r}; "
-                        f"expected {key!r}; restore a backup"
+            there = {"ids": [values["id"], *links], "on_board": self.name}
+            known = set(connection.scalars(_posts.KNOWN, there))
+            if values["id"] in known:
+                return self._stored(connection, values["id"], key)
+            for parent in links:
+                if parent not in known:
+                    raise DataError(
+                        f"the parent {parent!r} is not on board {self.name!r}",
+                        expected="ids of posts on this board",
+                        remedy="post the parent first",
                     )
-                return self._built(connection, [stored])[0]
-            self._require(connection, links)
-            values["author"] = _payloads.store(self.database, connection, stamp, whole=True)
-            values["body"] = _payloads.store(self.database, connection, content)
+            _payloads.keep(self.database, connection, parts)
             row = self._posts.append(connection, {**values, "created": time.time()})
             if links:
                 pairs = [{"parent": parent, "child": row["id"]} for parent in links]
@@ -246,6 +250,20 @@ class Blackboard(Store):
                         break
         kept = kept[:limit]
         return kept[::-1] if newest else kept
+
+    def count(
+        self,
+        *,
+        kind: str | None = None,
+        run: str | None = None,
+        item: str | None = None,
+        channel: str | None = None,
+    ) -> int:
+        """Returns how many posts there are; filters as for `posts`."""
+        with self.database.reading() as connection:
+            self._known(connection, kind=kind, channel=channel)
+            filters = {"kind": kind, "run": run, "item": item, "channel": channel}
+            return int(connection.scalar(_posts.count(self.name, **filters)) or 0)
 
     def search(
         self,
@@ -455,14 +473,15 @@ class Blackboard(Store):
     def _row(self, connection: sa.Connection, post_id: str) -> sa.Row[Any] | None:
         return connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).one_or_none()
 
-    def _require(self, connection: sa.Connection, parents: Sequence[str]) -> None:
-        for parent in parents:
-            if connection.scalar(_posts.SEQ, {"post_id": parent, "on_board": self.name}) is None:
-                raise DataError(
-                    f"the parent {parent!r} is not on board {self.name!r}",
-                    expected="ids of posts on this board",
-                    remedy="post the parent first",
-                )
+    def _stored(self, connection: sa.Connection, post_id: str, key: str) -> Post:
+        rows = connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).all()
+        post = self._built(connection, rows)[0]
+        if post.key != key:
+            raise IntegrityError(
+                f"post {post.seq} ({post.id}) of board {self.name!r} has the key {post.key!r}; "
+                f"expected {key!r}; restore a backup"
+            )
+        return post
 
     def _related(self, ids: Any) -> list[Post]:
         with self.database.reading() as connection:

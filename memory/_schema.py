@@ -44,14 +44,16 @@ class Id(sa.types.TypeDecorator[str]):
         return f"?{raw.hex()}"
 
 
+# Compared byte by byte everywhere, not as the language of a server orders words.
+_Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # SQLite numbers rows by itself where the key is exactly INTEGER.
 _Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 meta = sa.Table(
     "docendo_meta",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -59,7 +61,7 @@ meta = sa.Table(
 heads = sa.Table(
     "docendo_heads",
     metadata,
-    sa.Column("chain", sa.Text, primary_key=True),
+    sa.Column("chain", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
@@ -78,18 +80,18 @@ posts = sa.Table(
     "docendo_posts",
     metadata,
     sa.Column("number", _Number, primary_key=True),
-    sa.Column("board", sa.Text, nullable=False),
+    sa.Column("board", _Text, nullable=False),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("id", Id, nullable=False, unique=True),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("channel", sa.Text, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("run", sa.Text, nullable=False),
-    sa.Column("item", sa.Text, nullable=False),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("process", sa.Text, nullable=False),
-    sa.Column("parents", sa.Text, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("key", _Text, nullable=False),
+    sa.Column("channel", _Text, nullable=False),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("run", _Text, nullable=False),
+    sa.Column("item", _Text, nullable=False),
+    sa.Column("author", _Text, nullable=False),
+    sa.Column("process", _Text, nullable=False),
+    sa.Column("parents", _Text, nullable=False),
+    sa.Column("body", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
@@ -115,13 +117,13 @@ links = sa.Table(
 trust = sa.Table(
     "docendo_trust",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("board", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("id", Id, nullable=False, unique=True),
     sa.Column("post", Id, nullable=False, index=True),
-    sa.Column("level", sa.Text, nullable=False),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("level", _Text, nullable=False),
+    sa.Column("author", _Text, nullable=False),
+    sa.Column("reason", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
@@ -131,9 +133,9 @@ trust = sa.Table(
 channels = sa.Table(
     "docendo_channels",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("board", _Text, primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("record", _Text, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -141,14 +143,14 @@ channels = sa.Table(
 keys = sa.Table(
     "docendo_keys",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("board", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("id", Id, nullable=False, unique=True),
-    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("key", _Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("value", sa.Text, nullable=False),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("process", sa.Text, nullable=False),
+    sa.Column("value", _Text, nullable=False),
+    sa.Column("author", _Text, nullable=False),
+    sa.Column("process", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
@@ -160,7 +162,7 @@ journal = sa.Table(
     "docendo_journal",
     metadata,
     sa.Column("key", Id, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("value", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("hash", Id, nullable=False),
 )
@@ -171,7 +173,7 @@ prompts = sa.Table(
     metadata,
     sa.Column("hash", Id, primary_key=True),
     sa.Column("parent", Id, nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("message", _Text, nullable=False),
 )
 
 traces = sa.Table(
@@ -179,12 +181,12 @@ traces = sa.Table(
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("id", Id, nullable=False, unique=True),
-    sa.Column("run", sa.Text, nullable=False),
-    sa.Column("item", sa.Text, nullable=False),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("split", sa.Text, nullable=False),
+    sa.Column("run", _Text, nullable=False),
+    sa.Column("item", _Text, nullable=False),
+    sa.Column("role", _Text, nullable=False),
+    sa.Column("split", _Text, nullable=False),
     sa.Column("prompt", Id, nullable=False),
-    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("record", _Text, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sa.Index("docendo_traces_by_item", "run", "item"),
 )
@@ -193,7 +195,7 @@ rewards = sa.Table(
     "docendo_rewards",
     metadata,
     sa.Column("trace", Id, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
     sa.Column("value", sa.Double, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
@@ -202,22 +204,22 @@ rewards = sa.Table(
 runs = sa.Table(
     "docendo_runs",
     metadata,
-    sa.Column("run", sa.Text, primary_key=True),
-    sa.Column("config", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("run", _Text, primary_key=True),
+    sa.Column("config", _Text, nullable=False),
+    sa.Column("status", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("updated", sa.Double, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("hash", _Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
 items = sa.Table(
     "docendo_items",
     metadata,
-    sa.Column("run", sa.Text, primary_key=True),
-    sa.Column("item", sa.Text, primary_key=True),
-    sa.Column("outcome", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("run", _Text, primary_key=True),
+    sa.Column("item", _Text, primary_key=True),
+    sa.Column("outcome", _Text, nullable=False),
+    sa.Column("hash", _Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

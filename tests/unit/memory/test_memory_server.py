@@ -385,7 +385,6 @@ def test_the_clock_is_the_servers(database):
     assert abs(database.now() - time.time()) < 5
 
 
-@pytest.mark.xfail(reason="the tables' text is compared as the server's language has it", strict=True)
 def test_order_does_not_depend_on_the_servers_language(postgresql_url):
     with RunStore.open(postgresql_url) as runs:
         runs.start("demo", {}, resume=False)
