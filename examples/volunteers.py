@@ -13,7 +13,9 @@ from docendo import Engine, graphs
 from docendo.agents import Asker, NoteKeeper, volunteers
 from docendo.records import Gold, Item, PublicItem
 
-birds = NoteKeeper("birds", ["A tern flies 70,000 km a year.", "A wren weighs nine grams."], threshold=0.1)
+birds = NoteKeeper(
+    "birds", ["How far birds fly: a tern 70,000 km a year.", "A wren weighs nine grams."], threshold=0.1
+)
 
 
 @volunteers(confidence=lambda request: 0.9 if "moon" in request.text else 0.0)

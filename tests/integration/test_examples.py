@@ -47,7 +47,7 @@ def test_volunteers_answer(
     monkeypatch.chdir(tmp_path)
     load("volunteers").main(str(tiny_model_dir))
     out = capsys.readouterr().out
-    assert "response  birds       A tern flies 70,000 km a year." in out
+    assert "response  birds       How far birds fly: a tern 70,000 km a year." in out
     assert "response  distances   The moon is 384,400 km away." in out
     assert "answer    main" in out
 
