@@ -8,9 +8,13 @@ if TYPE_CHECKING:
     from docendo.graphs._demonstrate import DemonstrationState, demonstrate
     from docendo.graphs._nodes import Grader, description, node
     from docendo.graphs._run import Run, arun, run
+    from docendo.graphs._store import BoardItem, BoardSearchItem, BoardStore
     from docendo.graphs._tutoring import TutoringState, tutoring
 
 __all__ = [
+    "BoardItem",
+    "BoardSearchItem",
+    "BoardStore",
     "DemonstrationState",
     "Grader",
     "Run",
@@ -29,6 +33,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
         **dict.fromkeys(("Grader", "description", "node"), "docendo.graphs._nodes"),
         **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),
+        **dict.fromkeys(("BoardItem", "BoardSearchItem", "BoardStore"), "docendo.graphs._store"),
         **dict.fromkeys(("TutoringState", "tutoring"), "docendo.graphs._tutoring"),
     },
 )
