@@ -12,7 +12,9 @@ from docendo.memory._journal import Journal
 from docendo.memory._keys import Keys, Versioned
 from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._runs import RunRow, RunStatus, RunStore
+from docendo.memory._streams import stream_posts, stream_traces
 from docendo.memory._subscribe import Subscription
+from docendo.memory._timeline import TimelineEntry, timeline
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._verify import verify
 
@@ -34,9 +36,13 @@ __all__ = [
     "RunStatus",
     "RunStore",
     "Subscription",
+    "TimelineEntry",
     "TraceStore",
     "Trust",
     "Versioned",
     "read_traces",
+    "stream_posts",
+    "stream_traces",
+    "timeline",
     "verify",
 ]
