@@ -32,7 +32,9 @@ from docendo.memory._recall import recall
 from docendo.memory._requests import LEASE, Requests
 from docendo.memory._runs import UNSET, RunRow, RunStatus, RunStore, differences
 from docendo.memory._strategies import ShuffledLibrary, Strategy, StrategyLibrary
+from docendo.memory._streams import stream_posts, stream_traces
 from docendo.memory._subscribe import Subscription
+from docendo.memory._timeline import TimelineEntry, timeline
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._tracing import Tracing
 from docendo.memory._two_stage import Reranker, TwoStageRetriever
@@ -104,6 +106,7 @@ __all__ = [
     "StructuredMessage",
     "SubGraph",
     "Subscription",
+    "TimelineEntry",
     "TraceStore",
     "Tracing",
     "Trial",
@@ -121,5 +124,8 @@ __all__ = [
     "prune",
     "read_traces",
     "recall",
+    "stream_posts",
+    "stream_traces",
+    "timeline",
     "verify",
 ]

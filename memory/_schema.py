@@ -238,6 +238,44 @@ leases = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# The newest version of each document (`_documents`), to be found by namespace; the versions are in `keys`.
+# `expires` moves whenever a document is read, so the hash does not cover it. Paths are compared byte by byte
+# on every server, so that a range of them is a namespace with all below it.
+_Exact = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+documents = sa.Table(
+    "docendo_documents",
+    metadata,
+    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("path", _Exact, primary_key=True),
+    sa.Column("key", _Exact, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("minutes", sa.Double),
+    sa.Column("expires", sa.Double),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sa.Index("docendo_documents_by_path", "board", "path", "seq", "expires"),
+    sa.Index("docendo_documents_by_seq", "board", "seq", unique=True),
+    sa.Index(
+        "docendo_documents_by_expiry",
+        *("board", "expires"),
+        sqlite_where=sa.text("expires IS NOT NULL"),
+        postgresql_where=sa.text("expires IS NOT NULL"),
+    ),
+)
+
+# Embeddings of fields of documents, by the version that they belong to.
+document_vectors = sa.Table(
+    "docendo_document_vectors",
+    metadata,
+    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("field", sa.Text, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # Full-text index over posts by their number: terms alone, made by `_search.terms`, so both databases find
 # the same. SQLite's keeps no copy of the text and no positions (`detail=none`). `_search` fills it before it
 # searches; how far it has come is in `meta`.
