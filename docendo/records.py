@@ -613,6 +613,10 @@ class Trace(Record):
         usage: Token counts of the request (on sample 0; zero on the others).
         seconds: Compute seconds of the request (on sample 0; zero on the others).
         rewards: Named rewards in [0, 1], such as {"verified": 1.0}.
+        posts: Ids of the posts that hold its text. Filled in by the store.
+        trust: What these are held to be: "quarantined" if one is, or anything that the turn follows from;
+            "verified" if one is; else "unverified", also if its run posts and this turn was not posted.
+            Empty if its run has no board. Filled in by the store.
     """
 
     id: str
@@ -634,13 +638,15 @@ class Trace(Record):
     usage: Usage = Usage()
     seconds: float = 0.0
     rewards: Mapping[str, float] = field(default_factory=dict)
+    posts: tuple[str, ...] = ()
+    trust: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Trace:
         """Rebuilds a trace stored by `to_json`."""
         sequences = {
             name: tuple(value[name])
-            for name in ("messages", "parents", "token_ids", "logprobs")
+            for name in ("messages", "parents", "token_ids", "logprobs", "posts")
             if name in value
         }
         usage = {"usage": Usage(**value["usage"])} if "usage" in value else {}

@@ -4,6 +4,7 @@ All of it lies in one database (`Database`), and each record carries a digest, s
 and never a wrong answer.
 """
 
+from docendo.memory._artifacts import Artifact, Artifacts
 from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard
 from docendo.memory._chain import Damage, Report
 from docendo.memory._channels import Channel, FieldType, PostKind
@@ -12,13 +13,19 @@ from docendo.memory._journal import Journal
 from docendo.memory._keys import Keys, Versioned
 from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._runs import RunRow, RunStatus, RunStore
+from docendo.memory._taint import Taint
 from docendo.memory._traces import TraceStore, read_traces
+from docendo.memory._trust import TrustEvent
 from docendo.memory._verify import verify
+from docendo.memory._view import BoardView
 
 __all__ = [
     "DATABASE",
     "MAX_BODY_BYTES",
+    "Artifact",
+    "Artifacts",
     "Blackboard",
+    "BoardView",
     "Channel",
     "Damage",
     "Database",
@@ -32,8 +39,10 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "RunStore",
+    "Taint",
     "TraceStore",
     "Trust",
+    "TrustEvent",
     "Versioned",
     "read_traces",
     "verify",

@@ -89,6 +89,7 @@ posts = sa.Table(
     sa.Column("author", sa.Text, nullable=False),
     sa.Column("process", sa.Text, nullable=False),
     sa.Column("parents", sa.Text, nullable=False),
+    sa.Column("traces", sa.Text, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
@@ -120,11 +121,19 @@ trust = sa.Table(
     sa.Column("id", Id, nullable=False, unique=True),
     sa.Column("post", Id, nullable=False, index=True),
     sa.Column("level", sa.Text, nullable=False),
+    sa.Column("cause", Id, nullable=False),
     sa.Column("author", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
+    # Whether there is any quarantine at all is asked with every post.
+    sa.Index(
+        "docendo_trust_quarantined",
+        "post",
+        sqlite_where=sa.text("level = 'quarantined'"),
+        postgresql_where=sa.text("level = 'quarantined'"),
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -238,3 +247,31 @@ for _statement in (
     "CREATE INDEX IF NOT EXISTS docendo_search_by_terms ON docendo_search USING gin (terms)",
 ):
     sa.event.listen(posts, "after_create", _ddl(_statement).execute_if(dialect="postgresql"))
+
+# What follows from what beyond the parents of posts, to be found from both sides. It repeats what hashed
+# records say: posts their traces, traces their parents and adapter, artifacts what they were made of.
+descent = sa.Table(
+    "docendo_descent",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("parent", Id, primary_key=True),
+    sa.Column("child", Id, primary_key=True),
+    sa.Index("docendo_descent_by_child", "kind", "child"),
+    sqlite_with_rowid=False,
+)
+
+# Data sets and adapters made from traces. One chain for the whole database: `board` is empty.
+artifacts = sa.Table(
+    "docendo_artifacts",
+    metadata,
+    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", Id, nullable=False, unique=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("artifact", Id, nullable=False, index=True),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("previous", Id, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
