@@ -53,6 +53,7 @@ def test_rows_hold_the_students_own_prompt_and_one_assistant_message() -> None:
         "completion": [{"role": "assistant", "content": "Answer: 4"}],
         "item": "a",
         "trace": "1",
+        "posts": [],
         "weight": 1.0,
     }
 
