@@ -221,7 +221,7 @@ class Tutor(Agent):
         "You are a patient tutor. A student's answer is wrong. In one short sentence, say what to check "
         "or try next. Never state the answer."
     )
-    prompt = "Question: {question}\nThe student's wrong answer: {attempt}"
+    prompt = "Question: {question}\nThe student's wrong answer:\n{attempt}"
     sampling = SamplingParams(max_tokens=32, temperature=0.7)
 
 
@@ -292,7 +292,7 @@ class ModelVerifier(Agent):
     role = "verifier"
     sees_gold = False
     prompt = (
-        "Question: {question}\nProposed answer: {answer}\n\nIs the proposed answer correct? Reply yes or no."
+        "Question: {question}\nProposed answer:\n{answer}\n\nIs the proposed answer correct? Reply yes or no."
     )
     verdicts = ("yes", "no")
     needs = frozenset({"score"})

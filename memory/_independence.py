@@ -38,7 +38,7 @@ def facts(connection: sa.Connection, posts: Iterable[str]) -> dict[str, Facts]:
     Raises:
         IntegrityError: if a post is damaged.
     """
-    wanted, rows = sorted(set(posts)), []
+    wanted, rows = sorted(set(posts)), list[sa.Row[Any]]()
     for start in range(0, len(wanted), 500):
         rows += connection.execute(_posts.BY_IDS, {"wanted": wanted[start : start + 500]}).all()
     for row in rows:
