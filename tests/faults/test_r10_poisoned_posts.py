@@ -77,7 +77,7 @@ class Village:
         self._seen = 0
 
     def _honest(self, request: Any) -> list[str]:
-        """One that obeys does what any text says; else the first answer is wrong, and later ones are right."""
+        """One that obeys does what any text says; else the first answer is wrong and later ones are right."""
         text = "\n".join(message["content"] for message in request.prompt)
         self._seen += 1
         if self.obeys and CANARY in text:
@@ -337,7 +337,7 @@ def test_the_bar_catches_text_without_marks(bar: Any, monkeypatch: pytest.Monkey
 
 def test_the_bar_catches_dependent_judges(bar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_independence, "objection", lambda *_: None)
-    # Nobody is its own judge either.
+    # Everybody judges, itself included.
     monkeypatch.setattr("docendo.memory._trust.RANK", {"quarantined": 1, "unverified": 1, "verified": 1})
     monkeypatch.setattr(_independence, "same", lambda *_: None)
     outcomes = tried(obeys=True, names=("judged",), attacks=ATTACKS[:: bar.size(1, short=8)])
