@@ -28,7 +28,7 @@ from docendo.distill._adapter import CARD, SETTINGS, WEIGHTS, Adapter, model_car
 from docendo.distill._batches import Encoded, encode, pad
 from docendo.distill._config import TrainConfig
 from docendo.distill._kernels import speed_up
-from docendo.distill._lineage import data_digest, origins, record_dataset
+from docendo.distill._lineage import data_digest, lineage, record_dataset
 from docendo.distill._trainer import ObjectiveTrainer
 from docendo.errors import AdapterError, DataError, ModelFailure, ModelNotFound, SilentNoOp
 from docendo.files import new_directory, require_writable, write_text
@@ -108,7 +108,7 @@ def train(
         "config": config.to_json(),
         "metadata": dict(metadata or {}),
     }
-    made_of, made_from = data_digest(rows), origins(rows)
+    made_of, made_from = data_digest(rows), lineage(rows, older.manifest if older else None)
     if resume and (output / MANIFEST).is_file():
         finished = Adapter.open(output)
         # What the rows come from may differ where what they say does not; taint has to know.
