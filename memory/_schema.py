@@ -91,6 +91,7 @@ posts = sa.Table(
     sa.Column("author", _Text, nullable=False),
     sa.Column("process", _Text, nullable=False),
     sa.Column("parents", _Text, nullable=False),
+    sa.Column("traces", _Text, nullable=False),
     sa.Column("body", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
@@ -122,11 +123,19 @@ trust = sa.Table(
     sa.Column("id", Id, nullable=False, unique=True),
     sa.Column("post", Id, nullable=False, index=True),
     sa.Column("level", _Text, nullable=False),
+    sa.Column("cause", Id, nullable=False),
     sa.Column("author", _Text, nullable=False),
     sa.Column("reason", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
+    # Whether there is any quarantine at all is asked with every post.
+    sa.Index(
+        "docendo_trust_quarantined",
+        "post",
+        sqlite_where=sa.text("level = 'quarantined'"),
+        postgresql_where=sa.text("level = 'quarantined'"),
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -246,14 +255,14 @@ _Exact = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 documents = sa.Table(
     "docendo_documents",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("board", _Text, primary_key=True),
     sa.Column("path", _Exact, primary_key=True),
     sa.Column("key", _Exact, primary_key=True),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("minutes", sa.Double),
     sa.Column("expires", sa.Double),
-    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("words", _Text, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sa.Index("docendo_documents_by_path", "board", "path", "seq", "expires"),
     sa.Index("docendo_documents_by_seq", "board", "seq", unique=True),
@@ -269,9 +278,9 @@ documents = sa.Table(
 document_vectors = sa.Table(
     "docendo_document_vectors",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("board", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("field", sa.Text, primary_key=True),
+    sa.Column("field", _Text, primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -302,6 +311,34 @@ vectors = sa.Table(
     sa.Column("post", Id, primary_key=True),
     sa.Column("embedder", Id, primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What follows from what beyond the parents of posts, to be found from both sides. It repeats what hashed
+# records say: posts their traces, traces their parents and adapter, artifacts what they were made of.
+descent = sa.Table(
+    "docendo_descent",
+    metadata,
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("parent", Id, primary_key=True),
+    sa.Column("child", Id, primary_key=True),
+    sa.Index("docendo_descent_by_child", "kind", "child"),
+    sqlite_with_rowid=False,
+)
+
+# Data sets and adapters made from traces. One chain for the whole database: `board` is empty.
+artifacts = sa.Table(
+    "docendo_artifacts",
+    metadata,
+    sa.Column("board", _Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", Id, nullable=False, unique=True),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("artifact", Id, nullable=False, index=True),
+    sa.Column("record", _Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docendo.errors import IntegrityError
+from docendo.memory._artifacts import Artifacts
 from docendo.memory._blackboard import Blackboard
 from docendo.memory._chain import Damage, Report
 from docendo.memory._database import Database
@@ -12,7 +13,7 @@ from docendo.memory._traces import TraceStore
 
 
 def verify(database: Database) -> tuple[Report, ...]:
-    """Verifies the boards, the journal, the traces and the runs of a database.
+    """Verifies the boards, the journal, the traces, what was learnt and the runs of a database.
 
     Returns:
         One report for the database's own structure, for each board, and for each other store.
@@ -38,5 +39,6 @@ def verify(database: Database) -> tuple[Report, ...]:
         *(board.verify() for board in boards),
         Journal(database).verify(),
         TraceStore(database).verify(),
+        Artifacts(database).verify(),
         RunStore(database).verify(),
     )
