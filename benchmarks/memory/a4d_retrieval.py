@@ -40,7 +40,7 @@ DEPTH = 12
 LIBRARIAN = Author(agent="librarian", role="code")
 CORPORA: dict[str, Callable[..., Corpus]] = {"docstrings": docstrings, "word problems": word_problems}
 #: Dev and test queries per seed.
-QUERIES = {"docstrings": (15, 40), "word problems": (10, 20)}
+QUERIES = {"docstrings": (10, 24), "word problems": (6, 12)}
 
 #: Per query, in order: nDCG@10 and recall@10.
 Scores = dict[str, list[tuple[float, float]]]
