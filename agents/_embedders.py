@@ -109,8 +109,10 @@ class SentenceEmbedder:
         _check_pooling(source)
         try:
             transformers_logging.disable_progress_bar()
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            loaded = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            loaded = AutoModel.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelNotFound(

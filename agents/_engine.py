@@ -203,12 +203,20 @@ class Engine:
         kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype != "auto" and dtype not in kinds:
             raise ConfigError(f"dtype is {dtype!r}", expected="one of auto, float32, bfloat16, float16")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # AssertionError: built without support for it
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device is {device!r} ({reason})", expected="such as cpu or cuda") from error
         source = models.resolve(str(model))
         try:
             transformers_logging.disable_progress_bar()
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             loaded = AutoModelForCausalLM.from_pretrained(
-                source, dtype=best_dtype(device) if dtype == "auto" else kinds[dtype], use_safetensors=True
+                source,
+                dtype=best_dtype(device) if dtype == "auto" else kinds[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -262,6 +270,7 @@ class Engine:
 
     def _job(self, request: Request, listener: Callable[[Chunk], None] | None = None) -> Job:
         """Checks a request and makes the job of it."""
+        _require(request, Request)
         adapter = self._adapter(request.adapter)
         params = request.sampling
         # First, because it says which extra is missing.
@@ -313,6 +322,7 @@ class Engine:
 
     def _score_job(self, request: ScoreRequest) -> Job:
         """Checks a request and makes the job of it."""
+        _require(request, ScoreRequest)
         adapter = self._adapter(request.adapter)
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt)
@@ -543,3 +553,8 @@ def _text_decoder(tokenizer: Any, lock: threading.Lock) -> Callable[[Sequence[in
         return text.removeprefix(" ") if plain else text
 
     return decode
+
+
+def _require(request: object, kind: type[Request] | type[ScoreRequest]) -> None:
+    if not isinstance(request, kind):
+        raise ConfigError(f"the request is {request!r}"[:200], expected=f"a {kind.__name__}(prompt=...)")

@@ -204,21 +204,24 @@ class DecodeLoop(RowLoop):
     # --- one pass --------------------------------------------------------------------------------
 
     def _feeds(self, only: Row | None) -> list[Feed]:
-        """What rows, or one alone, bring to a pass: a token, or a piece of their prompt within the budget."""
+        """What rows, or one alone, bring to a pass: a token, or a piece of their prompt within the budget.
+
+        Pieces of one adapter lie side by side, so that they share its products.
+        """
         budget = MIXED_TOKENS if self.rows and self.rows[0].stepping else PREFILL_TOKENS
-        feeds = []
+        steps, pieces = [], []
         for slot, row in enumerate(self.rows):
             if only is not None and row is not only:
                 continue
             if row.stepping:
-                feeds.append(Feed(slot, row, [row.tokens[-1]]))
+                steps.append(Feed(slot, row, [row.tokens[-1]]))
             elif budget > 0:
                 # Under invariance a prompt is always cut at the same places.
                 limit = INVARIANT_TOKENS - row.length % INVARIANT_TOKENS if self.invariant else budget
                 tokens = row.context[row.length : row.length + limit]
                 budget -= len(tokens)
-                feeds.append(Feed(slot, row, tokens))
-        return feeds
+                pieces.append(Feed(slot, row, tokens))
+        return steps + sorted(pieces, key=_adapter_key)
 
     def _pass(self, feeds: list[Feed]) -> None:
         """Runs rows over their new tokens, and gives each what it has been waiting for."""
@@ -407,6 +410,10 @@ def _wanted(row: Row, start: int, stop: int) -> tuple[int, int, list[int]]:
         return 0, 0, []
     low, high = max(start, row.wanted), min(stop, len(text) - 1)
     return low, high, text[low + 1 : high + 1]
+
+
+def _adapter_key(feed: Feed) -> str:
+    return feed.row.job.adapter.key if feed.row.job.adapter else ""
 
 
 def _adapter_runs(feeds: Sequence[Feed]) -> list[tuple[LoadedAdapter | None, int]]:

@@ -1,7 +1,9 @@
 """Studies: does a method do what it is said to do? A question, arms with metrics, differences with intervals.
 
-A study is a module `benchmarks/<room>/<name>_<what>.py`; the name is a letter other than P and a number
-(`a4_retrieval.py`), with a function `measure(options)` that returns a `Study`: `benchmarks/run.py A4`.
+A study is a module `benchmarks/<room>/<name>_<what>.py` with a function `measure(options)` that returns a
+`Study`. The name is a letter other than P, a number, and a letter if there are several of one number
+(`a4d_retrieval.py`); `benchmarks/run.py A4` runs A4 and A4D.
+
 A difference whose interval holds 0 is "no effect shown", and a control that does not fail is said to have
 not failed: both are results.
 """

@@ -49,11 +49,35 @@ def studies() -> dict[str, Path]:
 
 
 def _found() -> dict[str, Path]:
-    found = {match[1].upper(): path for path in HERE.glob("*/*.py") if (match := _NAME.match(path.name))}
-    return dict(sorted(found.items(), key=lambda entry: (entry[0][0], int(entry[0][1:]))))
+    found: dict[str, Path] = {}
+    for path in sorted(HERE.glob("*/*.py")):
+        if match := _NAME.match(path.name):
+            other = found.setdefault(match[1].upper(), path)
+            if other != path:
+                raise SystemExit(f"bench: {path} and {other} have one name; add a letter to it, as in a4d_")
+    return dict(sorted(found.items(), key=lambda entry: _order(entry[0])))
 
 
-_NAME = re.compile(r"([a-z]\d+)_\w+\.py")
+_NAME = re.compile(r"([a-z]\d+[a-z]?)_\w+\.py")
+
+
+def _order(name: str) -> tuple[str, int, str]:
+    return name[0], int(name[1:].rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")), name[1:].lstrip("0123456789")
+
+
+def chosen_of(names: list[str], known: dict[str, Path]) -> list[str]:
+    """What is meant: A4 is A4 and, where a row has several studies, A4B and so on.
+
+    Raises:
+        KeyError: for a name that means nothing.
+    """
+    found = []
+    for name in names:
+        meant = [one for one in known if one == name or one.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ") == name]
+        if not meant:
+            raise KeyError(name)
+        found += meant
+    return list(dict.fromkeys(found))
 
 
 def load(path: Path) -> Any:
@@ -129,22 +153,23 @@ def main() -> int:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     known = {**bars(), **studies()}
-    unknown = [name for name in chosen.bars if name not in known]
-    if unknown:
-        parser.error(f"no such bar or study: {', '.join(unknown)}; there are {', '.join(known)}")
+    try:
+        names = chosen_of(chosen.bars, known)
+    except KeyError as error:
+        parser.error(f"no such bar or study: {error.args[0]}; there are {', '.join(known)}")
     if chosen.page:
         write_page()
         return 0
     options = Options(quick=chosen.quick, pairs=chosen.pairs, peers=not chosen.no_peers, model=chosen.model)
     if chosen.here:
-        print(json.dumps(measure(known[chosen.bars[0]], options), ensure_ascii=False))
+        print(json.dumps(measure(known[names[0]], options), ensure_ascii=False))
         return 0
     passed_on = ["--model", chosen.model, *(["--quick"] if chosen.quick else [])]
     passed_on += [*(["--no-peers"] if chosen.no_peers else [])]
     passed_on += [*(["--pairs", str(chosen.pairs)] if chosen.pairs else [])]
     trial = chosen.quick or chosen.no_peers or chosen.model != MODEL or (chosen.pairs or 5) < 5
     failed = 0
-    for name in chosen.bars or bars():
+    for name in names or bars():
         print(f"== {name}: {known[name].relative_to(HERE.parent)}", file=sys.stderr, flush=True)
         failed += not run(name, quick=trial, passed_on=passed_on)
     return 1 if failed else 0

@@ -61,7 +61,8 @@ class EpisodicMemory(BoardMemory):
 
     An entry has a `text`, may have an `outcome` (text or a number) and an `importance` from 1 to 10 (5 unless
     said). Relevance is BM25 over the board's full text, or cosine similarity if there is an embedder. Parts
-    are scaled to 0..1 over all episodes that can be read, so the hour of reading does not matter.
+    are scaled to 0..1 over all episodes that can be read, so the hour of reading does not matter. All of
+    them are looked at: a read costs time in proportion to their number, seconds for 20,000.
 
     Example:
         >>> from docendo.memory import Blackboard, Budget
@@ -145,7 +146,7 @@ class EpisodicMemory(BoardMemory):
             return [0.0] * len(posts)
         if self._index is not None:
             self._index.add([(post.id, self.text(post)) for post in posts])
-            return self._index.similarities(query, [post.id for post in posts])
+            return [float(one) for one in self._index.similarities(query, [post.id for post in posts])]
         # All that match: beyond a limit they would be as irrelevant as those that do not.
         hits = self.board.search(
             query, limit=posts[-1].seq, channel=self.channel, kind=self.kind, run=run, item=item

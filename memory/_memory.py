@@ -202,11 +202,16 @@ class BoardMemory(ABC):
     def _bury(self) -> None:
         """Reads the tombstones that are new since the last look."""
         with self._lock:
+            # Read first: what is posted between the two looks is seen again at the next read.
+            newest = self.board.posts(newest=True, limit=1)
             for stone in self.board.posts(
                 channel=self.channel, kind="tombstone", after=self._tombstones_seen
             ):
-                self._tombstones.setdefault(str(stone.body["post"]), []).append(stone.id)
-                self._tombstones_seen = stone.seq
+                stones = self._tombstones.setdefault(str(stone.body["post"]), [])
+                if stone.id not in stones:
+                    stones.append(stone.id)
+            # Where nothing was evicted, the next read need not look through the whole board again.
+            self._tombstones_seen = newest[0].seq if newest else 0
 
     def _evicted(self, post_id: str) -> bool:
         stones = self._tombstones.get(post_id, ())

@@ -206,7 +206,9 @@ runs = sa.Table(
     metadata,
     sa.Column("run", _Text, primary_key=True),
     sa.Column("config", _Text, nullable=False),
+    sa.Column("origin", _Text, nullable=False),
     sa.Column("status", _Text, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("updated", sa.Double, nullable=False),
     sa.Column("hash", _Text, nullable=False),
@@ -219,6 +221,19 @@ items = sa.Table(
     sa.Column("run", _Text, primary_key=True),
     sa.Column("item", _Text, primary_key=True),
     sa.Column("outcome", _Text, nullable=False),
+    sa.Column("hash", _Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Which process works on a run now. A row that its process left behind is told by the process being gone.
+leases = sa.Table(
+    "docendo_leases",
+    metadata,
+    sa.Column("run", _Text, primary_key=True),
+    sa.Column("token", _Text, nullable=False),
+    sa.Column("holder", _Text, nullable=False),
+    sa.Column("taken", sa.Double, nullable=False),
+    sa.Column("beat", sa.Double, nullable=False),
     sa.Column("hash", _Text, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -75,16 +75,14 @@ class VectorIndex:
                 known.update(self._made(missing))
                 self._take_in(chunk, known)
 
-    def similarities(self, query: str, posts: Sequence[str] | None = None) -> list[float]:
+    def similarities(self, query: str, posts: Sequence[str] | None = None) -> Vectors:
         """Cosine similarity of the query to posts that were taken in; by default to all, in their order."""
         wanted = self._embedded([query])[0]
         with self._lock:
             if not self._rows:
-                return []
-            found = (self._matrix() @ wanted).round(_DIGITS)
-            picked = found if posts is None else found[[self._rows[post] for post in posts]]
-        values: list[float] = picked.tolist()
-        return values
+                return wanted[:0]
+            found: Vectors = (self._matrix() @ wanted).round(_DIGITS)
+            return found if posts is None else found[[self._rows[post] for post in posts]]
 
     def _take_in(self, chunk: Sequence[tuple[str, str]], known: dict[str, Vectors]) -> None:
         import numpy as np
@@ -173,6 +171,9 @@ class VectorIndex:
 class VectorMemory(BoardMemory):
     """Recalls by cosine similarity of embeddings.
 
+    A read costs time in proportion to the entries: see the note to A4D in docs/studies.md for how much. The
+    vectors of all entries are held in memory, 1.5 KB each for 384 numbers.
+
     Example:
         >>> import numpy as np
         >>> from docendo.memory import Blackboard, Budget
@@ -204,12 +205,13 @@ class VectorMemory(BoardMemory):
 
         with self._reading:
             self._catch_up()
-            posts = list(self._posts)
-        if not posts or not query.strip():
+            count = len(self._posts)
+        if not count or not query.strip():
             return
-        scores = np.array(self.index.similarities(query, [post.id for post in posts]))
+        # In the order of the posts; there may be more by now.
+        scores = self.index.similarities(query)[:count]
         for number in np.argsort(-scores, kind="stable"):
-            post = posts[number]
+            post = self._posts[number]
             if (run is None or post.run == run) and (item is None or post.item == item):
                 yield Entry(post=post, text=self.text(post), score=float(scores[number]))
 

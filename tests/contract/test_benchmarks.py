@@ -205,6 +205,16 @@ def test_studies_have_a_page_of_their_own(
     assert page[-1] == "Not measured."
 
 
+def test_a_name_means_all_studies_of_its_number(bench: Any) -> None:
+    run = bench("run")
+    known = dict.fromkeys(["P1", "P12", "A4", "A4D", "A10", "A40"], Path())
+    assert run.chosen_of(["A4", "P1", "A4"], known) == ["A4", "A4D", "P1"]
+    assert run.chosen_of(["A4D"], known) == ["A4D"]
+    with pytest.raises(KeyError, match="A5"):
+        run.chosen_of(["A5"], known)
+    assert sorted(known, key=run._order) == ["A4", "A4D", "A10", "A40", "P1", "P12"]
+
+
 def test_every_stored_study_can_be_run_and_has_a_finding(bench: Any) -> None:
     run = bench("run")
     for name, line in run.stored("study").items():
@@ -230,4 +240,19 @@ def test_bars_run(bench: Any, name: str, tiny_model_dir: Path) -> None:
     line = run.measure(run.bars()[name], options)
     assert line["bar"] == name
     assert line["detail"]["parts"]
+    assert json.loads(json.dumps(line)) == line
+
+
+STUDIES = sorted(path.name.partition("_")[0].upper() for path in BENCHMARKS.glob("*/[!_p]*_*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_run(bench: Any, name: str, tiny_model_dir: Path) -> None:
+    run = bench("run")
+    options = bench("_harness").Options(quick=True, peers=False, model=str(tiny_model_dir))
+    line = run.measure(run.studies()[name], options)
+    assert line["study"] == name
+    assert line["arms"]
+    assert line["findings"]
     assert json.loads(json.dumps(line)) == line

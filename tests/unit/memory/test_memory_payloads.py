@@ -2,7 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docendo.errors import DataError, IntegrityError
@@ -30,6 +30,7 @@ def count(database, table):
         return connection.scalar(sa.select(sa.func.count()).select_from(table))
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=4))
 def test_values_come_back_as_they_were(values):
     with Database.open(":memory:") as database:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docendo.errors import DataError
@@ -159,6 +159,7 @@ def test_an_index_that_lost_a_post_is_reported_and_mended(board):
     assert found(board, "units digit") == [TEXTS[2], TEXTS[1]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=8), st.text(min_size=1, max_size=12))
 def test_what_has_a_word_is_found(texts, query):
     with Database.open(":memory:") as database:

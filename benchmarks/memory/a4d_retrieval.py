@@ -1,4 +1,4 @@
-"""A4: two-stage retrieval: do a reranker and fused scores find more than a dense or a full-text search?
+"""A4D: two-stage retrieval: do a reranker and fused scores find more than a dense or a full-text search?
 
 The four arms of the claim are dense retrieval (a sentence model), dense with a language model as reranker
 (asked whether a text is relevant, or how likely the query is after it), fused scores, and BM25. Controls:
@@ -109,7 +109,7 @@ def measure(options: Options) -> Study:
         }
     detail["brute force"] = _brute_force([1_000] if options.quick else [1_000, 10_000, 50_000, 100_000])
     return Study(
-        name="A4",
+        name="A4D",
         setting=(
             "Docstrings of NumPy and SciPy (about 370 texts per seed, summary lines as queries, one relevant "
             "text) and word problems (300 texts of 100 templates, last sentences of other variants as "
