@@ -71,8 +71,10 @@ class Requests:
                 give none and use what was declared.
         """
         self.board = board
+        known = board.channels() if askers else {}
         for channel in channels(askers) if askers else ():
-            board.declare(channel)
+            if known.get(channel.name) != channel:
+                board.declare(channel)
 
     def ask(
         self,
