@@ -16,7 +16,7 @@ from docendo.memory._streams import stream_posts, stream_traces
 from docendo.memory._subscribe import Subscription
 from docendo.memory._timeline import TimelineEntry, timeline
 from docendo.memory._traces import TraceStore, read_traces
-from docendo.memory._verify import verify
+from docendo.memory._verify import count_chained, verify
 
 __all__ = [
     "DATABASE",
@@ -40,6 +40,7 @@ __all__ = [
     "TraceStore",
     "Trust",
     "Versioned",
+    "count_chained",
     "read_traces",
     "stream_posts",
     "stream_traces",

@@ -117,7 +117,17 @@ def test_newest_first_and_pages(store):
 
 
 def test_namespaces_are_whole_labels(store):
-    for namespace in (("a",), ("a", "b"), ("ab",), ("A",), ("a/b",), ("a%",), ("a_",), ("a", "b\n"), ("é", "ü")):
+    for namespace in (
+        ("a",),
+        ("a", "b"),
+        ("ab",),
+        ("A",),
+        ("a/b",),
+        ("a%",),
+        ("a_",),
+        ("a", "b\n"),
+        ("é", "ü"),
+    ):
         store.put(namespace, "k", {})
     assert {item.namespace for item in store.search(("a",))} == {("a",), ("a", "b"), ("a", "b\n")}
     assert {item.namespace for item in store.search(("a%",))} == {("a%",)}
@@ -199,7 +209,9 @@ def test_words_of_chosen_fields(board):
     store = BoardStore(board, index={"fields": ["title"]})
     store.put(("a",), "1", {"title": "apples", "text": "pears"})
     store.put(("a",), "2", {"title": "pears", "text": "apples"})
-    store.put(("a",), "3", {"title": "x", "parts": [{"say": "pears"}, {"say": "plums"}]}, index=["parts[*].say"])
+    store.put(
+        ("a",), "3", {"title": "x", "parts": [{"say": "pears"}, {"say": "plums"}]}, index=["parts[*].say"]
+    )
     assert [item.score is not None for item in store.search(("a",), query="apples")] == [True, False, False]
     assert store.search(("a",), query="apples")[0].key == "1"
     assert store.search(("a",), query="plums")[0].key == "3"
@@ -287,11 +299,11 @@ def test_damage_is_an_error(store):
     store.put(("a",), "k", {"n": 2})
     with store.board.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE docendo_documents SET seq = 1")  # an older version
-    with pytest.raises(IntegrityError, match="document 'k' in 'a.'"):
+    with pytest.raises(IntegrityError, match=r"document 'k' in 'a\.'"):
         store.get(("a",), "k")
     with store.board.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE docendo_documents SET seq = 2")
-        connection.exec_driver_sql("UPDATE docendo_keys SET value = '{\"value\":{\"n\":3}}' WHERE seq = 2")
+        connection.exec_driver_sql('UPDATE docendo_keys SET value = \'{"value":{"n":3}}\' WHERE seq = 2')
     with pytest.raises(IntegrityError, match="key version 2"):
         store.search(("a",))
 
@@ -333,7 +345,12 @@ def test_processes_share_a_store_and_lose_no_update(store, database_url):
     assert [process.wait(120) for process in started] == [0, 0, 0]
     assert store.get(("shared",), "count").value == {"n": 75}
     assert len(store.search(("mine",), limit=1000)) == 75
-    assert {entry.author.agent for entry in store.history(("shared",), "count")} == {"tutor", "p0", "p1", "p2"}
+    assert {entry.author.agent for entry in store.history(("shared",), "count")} == {
+        "tutor",
+        "p0",
+        "p1",
+        "p2",
+    }
     assert store.board.verify().ok
 
 
@@ -405,7 +422,8 @@ async def test_async_calls_do_not_block_the_loop(store):
     held.wait(30)
     waiting = asyncio.create_task(store.aget(("a",), "5"))
     await beat()
-    assert released.is_set() and not waiting.done()
+    assert released.is_set()
+    assert not waiting.done()
     go.set()
     assert (await waiting).value == {"text": "word5"}
     thread.join()
