@@ -42,7 +42,7 @@ from docendo.memory._tracing import Tracing
 from docendo.memory._trust import TrustEvent
 from docendo.memory._two_stage import Reranker, TwoStageRetriever
 from docendo.memory._vectors import Embedder, VectorIndex, VectorMemory
-from docendo.memory._verify import verify
+from docendo.memory._verify import count_chained, verify
 from docendo.memory._view import BoardView
 from docendo.memory._wanted import BoardRequest, Claim, Outcome, Response
 from docendo.memory._window import WindowMemory
@@ -127,6 +127,7 @@ __all__ = [
     "Versioned",
     "WindowMemory",
     "copy_journal",
+    "count_chained",
     "differences",
     "launched",
     "ndcg",

@@ -299,7 +299,7 @@ def test_damage_is_an_error(store):
     store.put(("a",), "k", {"n": 2})
     with store.board.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE docendo_documents SET seq = 1")  # an older version
-    with pytest.raises(IntegrityError, match="document 'k' in 'a.'"):
+    with pytest.raises(IntegrityError, match=r"document 'k' in 'a\.'"):
         store.get(("a",), "k")
     with store.board.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE docendo_documents SET seq = 2")
@@ -422,7 +422,8 @@ async def test_async_calls_do_not_block_the_loop(store):
     held.wait(30)
     waiting = asyncio.create_task(store.aget(("a",), "5"))
     await beat()
-    assert released.is_set() and not waiting.done()
+    assert released.is_set()
+    assert not waiting.done()
     go.set()
     assert (await waiting).value == {"text": "word5"}
     thread.join()
