@@ -68,3 +68,16 @@ def test_the_readme_names_what_is_there() -> None:
         assert (ROOT / path).exists(), path
     for room in ("agents", "distill", "docendo", "evals", "graphs", "memory"):
         assert f"{room}/" in readme
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/memory.md"])
+def test_what_the_pages_say_of_memory_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    shown = [block for block in blocks if block.startswith("from docendo.memory")]
+    assert shown
+    for block in shown:
+        exec(compile(block, page, "exec"), {})
+    assert "ok" in capsys.readouterr().out
