@@ -104,7 +104,7 @@ def _led_to(posts: Sequence[Post], turns: Iterable[Trace]) -> Iterator[str]:
 def _changes(board: Blackboard, posts: Sequence[Post]) -> list[TimelineEntry]:
     table, chain = _schema.trust, Chain(_schema.trust, board.name, record="trust event")
     known: Mapping[str, Post] = {post.id: post for post in posts}
-    ids, rows = list(known), []
+    ids, rows = list(known), list[sa.Row[Any]]()
     with board.database.reading() as connection:
         for start in range(0, len(ids), _AT_ONCE):
             some = table.c.post.in_(ids[start : start + _AT_ONCE])
