@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -26,11 +25,10 @@ from langgraph.store.base import (
     SearchOp,
     TTLConfig,
     ensure_embeddings,
-    get_text_at_path,
-    tokenize_path,
 )
 
 from docendo.errors import ConfigError
+from docendo.graphs._store_batch import Place, PutIf, Work, check_labels, labels_of, texts_at, tokenized
 from docendo.graphs._store_rules import accepts, holding, matches
 from docendo.memory import Blackboard, Versioned
 from docendo.memory._documents import Document, Documents
@@ -39,7 +37,6 @@ from docendo.records import Author
 
 #: Who writes where the store is not told.
 AUTHOR = Author(agent="store", role="store")
-_Place = tuple[tuple[str, ...], str]
 
 
 class BoardItem(Item):
@@ -111,7 +108,7 @@ class BoardStore(BaseStore):
         embed = (index or {}).get("embed")
         self.embeddings = ensure_embeddings(embed) if embed is not None else None
         self._dims = (index or {}).get("dims")
-        self._paths = [_tokenized(path) for path in (index or {}).get("fields") or ["$"]]
+        self._paths = [tokenized(path) for path in (index or {}).get("fields") or ["$"]]
         self._sweeper: tuple[threading.Event, Future[None]] | None = None
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
@@ -229,7 +226,7 @@ class BoardStore(BaseStore):
     ) -> PutOp:
         if not namespace:
             raise InvalidNamespaceError("the namespace is empty; expected at least one label")
-        _check_labels(namespace)
+        check_labels(namespace)
         if namespace[0] == "langgraph":
             raise InvalidNamespaceError(
                 f"the namespace {namespace} begins with 'langgraph', which is reserved"
@@ -238,19 +235,19 @@ class BoardStore(BaseStore):
             ttl = (self.ttl_config or {}).get("default_ttl")
         if expected is None:
             return PutOp(namespace, str(key), value, index=index, ttl=ttl)
-        return _PutIf(namespace, str(key), value, index=index, ttl=ttl).expecting(expected)
+        return PutIf(namespace, str(key), value, index=index, ttl=ttl).expecting(expected)
 
-    def _plan(self, ops: Iterable[Op]) -> _Work:
+    def _plan(self, ops: Iterable[Op]) -> Work:
         """Sorts operations by kind and collects what has to be embedded."""
-        work = _Work()
+        work = Work()
         for number, op in enumerate(ops):
             if isinstance(op, PutOp):
-                _check_labels(op.namespace)
+                check_labels(op.namespace)
                 work.puts[(tuple(op.namespace), op.key)] = op
             elif isinstance(op, (GetOp, SearchOp, ListNamespacesOp)):
                 work.reads.append((number, op))
-                for labels in _labels(op):
-                    _check_labels(labels)
+                for path in labels_of(op):
+                    check_labels(path)
                 if isinstance(op, SearchOp) and op.query:
                     work.queries[op.query] = []
             else:
@@ -263,15 +260,15 @@ class BoardStore(BaseStore):
                 self._index(work, place, op)
         return work
 
-    def _index(self, work: _Work, place: _Place, op: PutOp) -> None:
-        paths = self._paths if op.index is None else [_tokenized(path) for path in op.index]
+    def _index(self, work: Work, place: Place, op: PutOp) -> None:
+        paths = self._paths if op.index is None else [tokenized(path) for path in op.index]
         whole = op.value or {}
         if self.embeddings is None:
             # The words of values alone: all items have the names of fields in common.
             texts = [text_of(whole)] if paths == [("$", "$")] else []
-            work.words[place] = "\n".join(texts or _texts(whole, paths).values())
+            work.words[place] = "\n".join(texts or texts_at(whole, paths).values())
             return
-        for name, text in _texts(whole, paths).items():
+        for name, text in texts_at(whole, paths).items():
             work.texts.setdefault(text, []).append((place, name))
 
     def _checked(self, vectors: Sequence[Sequence[float]]) -> list[Sequence[float]]:
@@ -280,7 +277,7 @@ class BoardStore(BaseStore):
                 raise ConfigError(f"the embedder makes {len(vector)} numbers", expected=f"dims={self._dims}")
         return list(vectors)
 
-    def _run(self, work: _Work) -> list[Result]:
+    def _run(self, work: Work) -> list[Result]:
         results: list[Result] = [None] * work.size
         database = self.board.database
         if not work.puts:
@@ -295,8 +292,8 @@ class BoardStore(BaseStore):
         self.documents.touch(seen)
         return results
 
-    def _write(self, work: _Work, place: _Place, op: PutOp) -> None:
-        expected = op.expected if isinstance(op, _PutIf) else None
+    def _write(self, work: Work, place: Place, op: PutOp) -> None:
+        expected = op.expected if isinstance(op, PutIf) else None
         if op.value is None:
             self.documents.delete(*place, expected=expected)
             return
@@ -309,7 +306,7 @@ class BoardStore(BaseStore):
             expected=expected,
         )
 
-    def _read(self, work: _Work, results: list[Result]) -> list[Document]:
+    def _read(self, work: Work, results: list[Result]) -> list[Document]:
         """Answers the reading operations; returns the documents whose time begins anew."""
         seen: list[Document] = []
         omit = (self.ttl_config or {}).get("omit_expired", False)
@@ -328,7 +325,7 @@ class BoardStore(BaseStore):
             seen += found if op.refresh_ttl else []
         return seen
 
-    def _search(self, op: SearchOp, work: _Work, alive_at: float | None) -> list[Document]:
+    def _search(self, op: SearchOp, work: Work, alive_at: float | None) -> list[Document]:
         wanted: Callable[[Mapping[str, Any]], bool] | None = None
         if op.filter:
             condition = op.filter
@@ -364,35 +361,6 @@ class BoardStore(BaseStore):
         return names[op.offset : op.offset + op.limit]
 
 
-class _PutIf(PutOp):
-    """A put that compares versions."""
-
-    expected: int
-
-    def expecting(self, version: int) -> _PutIf:
-        self.expected = version
-        return self
-
-
-@dataclass
-class _Work:
-    """The operations of a batch, and what was embedded for them."""
-
-    size: int = 0
-    reads: list[tuple[int, GetOp | SearchOp | ListNamespacesOp]] = field(default_factory=list)
-    puts: dict[_Place, PutOp] = field(default_factory=dict)
-    #: Texts to embed, each with the items and fields that it stands in.
-    texts: dict[str, list[tuple[_Place, str]]] = field(default_factory=dict)
-    queries: dict[str, Sequence[float]] = field(default_factory=dict)
-    words: dict[_Place, str] = field(default_factory=dict)
-    vectors: dict[_Place, dict[str, Sequence[float]]] = field(default_factory=dict)
-
-    def embedded(self, vectors: Iterable[Sequence[float]]) -> None:
-        for vector, uses in zip(vectors, self.texts.values(), strict=True):
-            for place, name in uses:
-                self.vectors.setdefault(place, {})[name] = vector
-
-
 def _fields(document: Document) -> dict[str, Any]:
     return {
         "namespace": document.namespace,
@@ -401,32 +369,3 @@ def _fields(document: Document) -> dict[str, Any]:
         "created_at": datetime.fromtimestamp(document.created, UTC),
         "updated_at": datetime.fromtimestamp(document.updated, UTC),
     }
-
-
-def _tokenized(path: str) -> tuple[str, Any]:
-    return path, path if path == "$" else tokenize_path(path)
-
-
-def _texts(value: Mapping[str, Any], paths: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    """Returns the texts at some paths, by path; a path to many has them numbered."""
-    found = {}
-    for path, tokens in paths:
-        texts = get_text_at_path(value, tokens)
-        found.update({f"{path}.{n}" if len(texts) > 1 else path: text for n, text in enumerate(texts)})
-    return found
-
-
-def _labels(op: GetOp | SearchOp | ListNamespacesOp) -> list[Sequence[str]]:
-    if isinstance(op, GetOp):
-        return [op.namespace]
-    if isinstance(op, SearchOp):
-        return [op.namespace_prefix]
-    return [condition.path for condition in op.match_conditions or ()]
-
-
-def _check_labels(namespace: Sequence[str]) -> None:
-    for label in namespace:
-        if not isinstance(label, str) or not label or "." in label or "\x00" in label:
-            raise InvalidNamespaceError(
-                f"the namespace {namespace!r} has the label {label!r}; expected text without periods and NUL"
-            )

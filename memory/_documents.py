@@ -7,9 +7,6 @@ namespace, so that a search reads a namespace and not the board.
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -19,7 +16,7 @@ import sqlalchemy as sa
 
 from docendo.errors import DataError, IntegrityError, VersionConflict
 from docendo.hashing import digest
-from docendo.memory import _schema, _search, _text
+from docendo.memory import _document_ranks, _schema, _text
 from docendo.memory._keys import Versioned
 from docendo.records import JSON, Author, Record
 
@@ -120,7 +117,12 @@ class Documents:
             old = self._current(connection, path, key, expected)
             version = self.board.keys.write(_name(path, key), content, author=self.author)
             created = version.created if old is None else old.document_created
-            row = {"seq": version.seq, "created": created, "minutes": minutes, "words": _counted(words)}
+            row = {
+                "seq": version.seq,
+                "created": created,
+                "minutes": minutes,
+                "words": _document_ranks.counted(words),
+            }
             row["expires"] = None if minutes is None else self._database.now() + 60 * minutes
             place = {"board": self._name, "path": path, "key": _text.clean(key)}
             row["hash"] = _seal({**place, **row})
@@ -130,7 +132,7 @@ class Documents:
                 self._forget_vectors(connection, old.seq)
                 connection.execute(_schema.documents.update().where(*_at(place)), row)
             for field, vector in (vectors or {}).items():
-                blob = {"field": _text.clean(field), "vector": _packed(vector)}
+                blob = {"field": _text.clean(field), "vector": _document_ranks.packed(vector)}
                 connection.execute(
                     _schema.document_vectors.insert(), {"board": self._name, "seq": version.seq, **blob}
                 )
@@ -205,9 +207,9 @@ class Documents:
         with self._database.reading() as connection:
             scores: dict[int, float] = {}
             if vector is not None:
-                scores = self._by_vector(connection, where, vector)
+                scores = _document_ranks.by_vector(connection, where, vector, board=self._name)
             elif words:
-                scores = _by_words(connection, where, words)
+                scores = _document_ranks.by_words(connection, where, words)
             ranked = sorted(scores, key=lambda seq: (-scores[seq], -seq))
             plain = accept is None and not scores
             newest = _newest(where, holding, limit=offset + limit if plain else None)
@@ -317,43 +319,6 @@ class Documents:
         table = _schema.document_vectors
         connection.execute(table.delete().where(table.c.board == self._name, table.c.seq == seq))
 
-    def _by_vector(
-        self, connection: sa.Connection, where: Iterable[sa.ColumnElement[bool]], vector: Sequence[float]
-    ) -> dict[int, float]:
-        import numpy as np
-
-        documents, vectors = _schema.documents, _schema.document_vectors
-        here = sa.and_(vectors.c.board == documents.c.board, vectors.c.seq == documents.c.seq)
-        query = (
-            sa.select(vectors.c.seq, vectors.c.vector)
-            .select_from(documents.join(vectors, here))
-            .where(*where)
-        )
-        rows = connection.execute(query).all()
-        if not rows:
-            return {}
-        asked = np.asarray(vector, dtype=np.float32)
-        size = 4 * len(asked)
-        for row in rows:
-            if len(row.vector) != size + 4:
-                raise DataError(
-                    f"the query's embedding has {len(asked)} numbers, that of version {row.seq} other ones",
-                    expected="one embedder for a store",
-                    remedy="put the documents again with this one",
-                )
-            if zlib.crc32(row.vector[4:]) != int.from_bytes(row.vector[:4], "big"):
-                raise IntegrityError(
-                    f"an embedding of version {row.seq} on board {self._name!r} does not match its checksum: "
-                    "it was damaged after it was written; put the document again"
-                )
-        stored = np.frombuffer(b"".join(row.vector[4:] for row in rows), dtype="<f4").reshape(len(rows), -1)
-        lengths = np.sqrt(np.einsum("ij,ij->i", stored, stored)) * np.sqrt(asked @ asked)
-        cosines = np.divide(stored @ asked, lengths, out=np.zeros(len(rows), np.float32), where=lengths > 0)
-        best: dict[int, float] = {}
-        for row, cosine in zip(rows, cosines.tolist(), strict=True):
-            best[row.seq] = max(cosine, best.get(row.seq, -math.inf))
-        return best
-
 
 def to_path(namespace: Sequence[str]) -> str:
     """Returns a namespace as stored: every label with a period after it, so that prefixes are prefixes."""
@@ -410,51 +375,6 @@ def _newest(
         query = query.join(keys, sa.and_(keys.c.board == documents.c.board, keys.c.seq == documents.c.seq))
         query = query.where(*(keys.c.value.contains(needle, autoescape=True) for needle in needles))
     return query
-
-
-def _counted(text: str) -> str:
-    """The words of a text with their numbers, after the number of all: `5 cat=1 the=2 ...`."""
-    counts = Counter(_search.words(text))
-    entries = "".join(f"{word}={count} " for word, count in sorted(counts.items()))
-    return f"{counts.total()} {entries}"
-
-
-def _by_words(
-    connection: sa.Connection, where: Iterable[sa.ColumnElement[bool]], text: str
-) -> dict[int, float]:
-    """BM25 of all documents that have one of the words."""
-    asked = list(dict.fromkeys(_search.words(text)))[: _search.MOST_TERMS]
-    if not asked:
-        return {}
-    table, where = _schema.documents, list(where)
-    total = connection.scalar(sa.select(sa.func.count(table.c.seq)).where(*where)) or 0
-    having = sa.or_(*(table.c.words.like(f"% {word}=%") for word in asked))
-    rows = connection.execute(sa.select(table.c.seq, table.c.words).where(*where, having)).all()
-    counts = {row.seq: [_count(row.words, word) for word in asked] for row in rows}
-    lengths = {row.seq: int(row.words.partition(" ")[0]) for row in rows}
-    mean = sum(lengths.values()) / max(len(lengths), 1) or 1.0
-    shares = [sum(1 for found in counts.values() if found[n]) for n in range(len(asked))]
-    weights = [math.log(1 + (total - share + 0.5) / (share + 0.5)) for share in shares]
-    scores = {}
-    for seq, found in counts.items():
-        norm = _search.K1 * (1 - _search.B + _search.B * lengths[seq] / mean)
-        scores[seq] = sum(
-            weight * count * (_search.K1 + 1) / (count + norm)
-            for weight, count in zip(weights, found, strict=True)
-        )
-    return scores
-
-
-def _count(words: str, word: str) -> int:
-    start = words.find(f" {word}=")
-    return 0 if start < 0 else int(words[start + len(word) + 2 : words.index(" ", start + 1)])
-
-
-def _packed(vector: Sequence[float]) -> bytes:
-    import numpy as np
-
-    numbers = np.asarray(vector, dtype="<f4").tobytes()
-    return zlib.crc32(numbers).to_bytes(4, "big") + numbers
 
 
 def _select() -> sa.Select[Any]:

@@ -1,6 +1,8 @@
 """LangGraph's store on the blackboard: what it promises beyond LangGraph's own, and in a graph."""
 
 import asyncio
+import doctest
+import importlib
 import os
 import signal
 import subprocess
@@ -55,6 +57,16 @@ def board(database_url):
 @pytest.fixture
 def store(board):
     return BoardStore(board, author=TUTOR)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["graphs._store", "graphs._store_rules", "memory._documents", "memory._streams", "memory._timeline"],
+)
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(f"docendo.{name}"), optionflags=doctest.ELLIPSIS)
+    assert result.attempted
+    assert not result.failed
 
 
 def keys(items):
