@@ -29,7 +29,7 @@ from docendo.records import (
     Request,
     SamplingParams,
 )
-from docendo.scoring import Scorer
+from docendo.scoring import Scorer, blaming, scored
 
 if TYPE_CHECKING:
     from docendo.agents._context import RunContext
@@ -265,13 +265,18 @@ class Verifier:
         return self.check(context.item(item), text)
 
     def check(self, item: Item, text: str) -> Verdict:
-        """Judges outside of a run."""
-        score = self.scorer.score(item, text)
+        """Judges outside of a run.
+
+        Raises:
+            TaskFailure: if the scorer crashes.
+        """
+        score = scored(self.scorer, item, text)
         return Verdict(correct=score.correct, value=score.value, parsed=score.parsed, failure=score.failure)
 
     def leaks(self, item: Item, text: str) -> bool:
         """Whether a text meant for a student gives the answer away."""
-        return self.scorer.leaks(item, text)
+        with blaming(self.scorer, item):
+            return self.scorer.leaks(item, text)
 
     def describe(self) -> dict[str, Any]:
         """The verifier as JSON, for a run's configuration."""

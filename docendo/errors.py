@@ -6,13 +6,14 @@ blame, because an infrastructure failure must never be counted as a wrong answer
 * `UserError`: the input or the configuration is wrong. The command line prints the line without a
   traceback and exits with code 2.
 * `ModelFailure`: a model produced something that cannot be used (NaN logits, an empty verdict).
+* `TaskFailure`: an answer could not be scored, because the task's scorer failed on it.
 * `InfrastructureError`: the machine failed (disk full, database locked, engine closed).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 
 class DocendoError(Exception):
@@ -126,6 +127,12 @@ class ModelFailure(DocendoError):
     code = "model"
 
 
+class TaskFailure(DocendoError):
+    """A task's scorer failed on an answer, which is therefore neither right nor wrong."""
+
+    code = "task"
+
+
 class SilentNoOp(DocendoError):
     """Training changed nothing, or what is served is not what was trained."""
 
@@ -186,3 +193,15 @@ class DeadlineExceeded(InfrastructureError):
     """A request was not finished within its `timeout`."""
 
     code = "deadline"
+
+
+def blame(error: BaseException) -> Literal["model", "task", "infrastructure"]:
+    """Says who is to blame that an item has no verdict. What is not known is the machine's.
+
+    Example:
+        >>> blame(ModelFailure("the logits are not finite")), blame(ConnectionResetError())
+        ('model', 'infrastructure')
+    """
+    if isinstance(error, ModelFailure):
+        return "model"
+    return "task" if isinstance(error, TaskFailure) else "infrastructure"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
+from docendo.errors import DocendoError, TaskFailure
 from docendo.records import Gold, Item, Record
 
 
@@ -43,6 +46,34 @@ class Scorer(ABC):
     def open(self, item: Item) -> Any:
         """Returns the gold value. Called by scorers alone."""
         return _unseal(item.gold)
+
+
+@contextmanager
+def blaming(scorer: Scorer, item: Item) -> Iterator[None]:
+    """Makes the crash of a scorer a failure of its task; what the machine does to it stays what it is.
+
+    Raises:
+        TaskFailure: naming scorer, item and the error.
+    """
+    try:
+        yield
+    except (DocendoError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a scorer may crash in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TaskFailure(
+            f"the scorer {scorer.name!r} failed on an answer to item {item.id} ({reason}); mend the scorer."
+        ) from error
+
+
+def scored(scorer: Scorer, item: Item, text: str) -> Score:
+    """Scores an answer.
+
+    Raises:
+        TaskFailure: if the scorer crashes.
+    """
+    with blaming(scorer, item):
+        return scorer.score(item, text)
 
 
 def _unseal(gold: Gold) -> Any:

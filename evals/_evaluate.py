@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-from docendo.errors import ConfigError, DataError, ModelFailure, UserError
+from docendo.errors import ConfigError, DataError, UserError
 from docendo.evals._results import EvalRecord, EvalResult
+from docendo.evals._subjects import Reply, asker_of, failure_of
 from docendo.evals._tasks import reference
-from docendo.hashing import derive_seed, digest
 from docendo.progress import Progress, progress
-from docendo.records import Item, Origin, PublicItem, Request, Result, SamplingParams, Trace, Usage
-from docendo.scoring import Scorer
-
-# Items of a graph that are run together, as a multiple of the concurrency.
-_PART = 4
+from docendo.records import Item, SamplingParams, Usage
+from docendo.scoring import Scorer, scored
 
 
 class JournalLike(Protocol):
@@ -32,30 +24,6 @@ class JournalLike(Protocol):
 
     def put(self, key: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
         """Stores a value unless the key has one; returns what is stored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reply:
-    """What came back for one item: a text, or why there is none."""
-
-    text: str = ""
-    failure: str | None = None
-    usage: Usage = field(default_factory=Usage)
-    seconds: float = 0.0
-
-
-class _Asker(Protocol):
-    """Gets the replies of one kind of subject."""
-
-    model: str
-    adapter: str | None
-    sampling: SamplingParams | None
-
-    def key(self, item: Item) -> str | None:
-        """Key of the item's reply in the journal; None if it cannot be resumed."""
-
-    def ask(self, items: Sequence[Item], done: Callable[[Item, _Reply], None]) -> None:
-        """Asks all items and reports each reply on the calling thread."""
 
 
 def evaluate(
@@ -71,9 +39,9 @@ def evaluate(
 ) -> EvalResult:
     """Asks a subject every item once and scores the answers.
 
-    The subject sees `item.public` alone. An item whose answer did not come is recorded as failed,
-    with `model: ...` or `infrastructure: ...` as the reason, and counts neither as right nor as
-    wrong. A wrong configuration (an unknown adapter) is an error at once.
+    The subject sees `item.public` alone. An item whose answer did not come, or could not be scored, is
+    recorded as failed, with `model: ...`, `task: ...` or `infrastructure: ...` as the reason, and
+    counts neither as right nor as wrong. A wrong configuration (an unknown adapter) is an error at once.
 
     Args:
         subject: An agent (all items go to its engine at once), a compiled graph (run by
@@ -104,13 +72,13 @@ def evaluate(
     """
     items = tuple(items)
     _check(items, concurrency)
-    asker = _asker(subject, name=name, sampling=sampling, concurrency=concurrency)
+    asker = asker_of(subject, name=name, sampling=sampling, concurrency=concurrency)
     keys = {item.id: asker.key(item) if journal is not None else None for item in items}
     if journal is not None and items and keys[items[0].id] is None:
         raise ConfigError("journal was given without a name", remedy="pass name=, which tells subjects apart")
 
     start = time.monotonic()
-    replies: dict[str, _Reply] = {}
+    replies: dict[str, Reply] = {}
     for item in items:
         key = keys[item.id]
         stored = journal.get(key) if journal is not None and key is not None else None
@@ -120,7 +88,7 @@ def evaluate(
     with progress(name or "evaluate", len(items), quiet=quiet) as bar:
         _advance(bar, len(replies))
 
-        def done(item: Item, reply: _Reply) -> None:
+        def done(item: Item, reply: Reply) -> None:
             key = keys[item.id]
             if journal is not None and key is not None and reply.failure is None:
                 # A failure is not kept: the next call tries the item again.
@@ -166,16 +134,24 @@ def _advance(bar: Progress, steps: int) -> None:
         bar.advance(steps)
 
 
-def _record(item: Item, reply: _Reply, scorer: Scorer) -> EvalRecord:
-    if reply.failure is not None:
+def _record(item: Item, reply: Reply, scorer: Scorer) -> EvalRecord:
+    failure = reply.failure
+    if failure is None:
+        try:
+            score = scored(scorer, item, reply.text)
+        except UserError:
+            raise
+        except Exception as error:  # also a scorer of the user's own may do anything
+            failure = failure_of(error)
+    if failure is not None:
         return EvalRecord(
             item=item.id,
             question=item.public.question,
-            failure=reply.failure,
+            text=reply.text,
+            failure=failure,
             usage=reply.usage,
             seconds=reply.seconds,
         )
-    score = scorer.score(item, reply.text)
     return EvalRecord(
         item=item.id,
         question=item.public.question,
@@ -198,213 +174,9 @@ def _baselines(items: Sequence[Item]) -> tuple[float | None, float | None]:
     return majority, chance
 
 
-def _failure(error: BaseException) -> str:
-    blame = "model" if isinstance(error, ModelFailure) else "infrastructure"
-    reason = " ".join(str(error).split())
-    return f"{blame}: {type(error).__name__}" + (f": {reason}" if reason else "")
-
-
-def _to_stored(reply: _Reply) -> dict[str, Any]:
+def _to_stored(reply: Reply) -> dict[str, Any]:
     return {"text": reply.text, "usage": reply.usage.to_json(), "seconds": reply.seconds}
 
 
-def _from_stored(value: Mapping[str, Any]) -> _Reply:
-    return _Reply(text=value["text"], usage=Usage(**value["usage"]), seconds=value["seconds"])
-
-
-def _asker(subject: Any, *, name: str, sampling: SamplingParams | None, concurrency: int) -> _Asker:
-    if hasattr(subject, "engine") and hasattr(subject, "messages"):
-        return _AgentAsker(subject, name=name, sampling=sampling)
-    if sampling is not None:
-        raise ConfigError(
-            "sampling was given, but the subject is not an agent", remedy="set it where the calls are made"
-        )
-    if hasattr(subject, "ainvoke") and hasattr(subject, "get_graph"):
-        return _GraphAsker(subject, name=name, concurrency=concurrency)
-    if callable(subject):
-        return _FunctionAsker(subject, name=name, concurrency=concurrency)
-    raise ConfigError(
-        f"the subject is a {type(subject).__name__}",
-        expected="an agent, a compiled graph, or a function of an item",
-    )
-
-
-def _seeded(sampling: SamplingParams, item: str) -> SamplingParams:
-    """A seed of its own for each item: with one for all, every item would draw the same numbers."""
-    return sampling if sampling.seed is None else sampling.replace(seed=derive_seed(sampling.seed, item))
-
-
-class _AgentAsker:
-    """Gives all items to the agent's engine at once; the engine batches them."""
-
-    def __init__(self, agent: Any, *, name: str, sampling: SamplingParams | None) -> None:
-        self._agent, self._name = agent, name
-        self.sampling: SamplingParams | None = (sampling or agent.sampling).replace(n=1)
-        self.model: str = agent.engine.fingerprint
-        self.adapter: str | None = agent.engine.adapter_hash(agent.adapter) if agent.adapter else None
-
-    def _request(self, item: Item) -> Request:
-        agent = self._agent
-        return Request(
-            prompt=agent.messages(item.public),
-            sampling=_seeded(cast(SamplingParams, self.sampling), item.id),
-            adapter=agent.adapter,
-            origin=Origin(run=self._name, role=agent.role, agent=agent.name, node="evaluate", item=item.id),
-        )
-
-    def key(self, item: Item) -> str | None:
-        request = self._request(item)
-        # Found by what is asked of which weights, so that a stored answer serves any evaluation.
-        return digest(
-            "evaluate",
-            self.model,
-            self.adapter,
-            list(cast(Sequence[Any], request.prompt)),
-            request.sampling.to_json(),
-        )
-
-    def ask(self, items: Sequence[Item], done: Callable[[Item, _Reply], None]) -> None:
-        futures: dict[Future[Result], Item] = {}
-        try:
-            for item in items:
-                try:
-                    futures[self._agent.engine.submit(self._request(item))] = item
-                except UserError:
-                    raise
-                except Exception as error:
-                    done(item, _Reply(failure=_failure(error)))
-            for future in as_completed(futures):
-                done(futures[future], _settle(future))
-        finally:
-            for future in futures:
-                future.cancel()
-
-
-def _settle(future: Future[Result]) -> _Reply:
-    error = future.exception()
-    if error is None:
-        result = future.result()
-        return _Reply(text=result.text, usage=result.usage, seconds=result.seconds)
-    if isinstance(error, UserError) or not isinstance(error, Exception):
-        raise error
-    return _Reply(failure=_failure(error))
-
-
-class _FunctionAsker:
-    """Calls a plain function item by item, an async one for many items at a time."""
-
-    sampling: SamplingParams | None = None
-    model = ""
-    adapter: str | None = None
-
-    def __init__(self, function: Callable[[PublicItem], Any], *, name: str, concurrency: int) -> None:
-        self._function, self._name, self._concurrency = function, name, concurrency
-
-    def key(self, item: Item) -> str | None:
-        return (
-            digest("evaluate", "function", self._name, item.id, item.public.question) if self._name else None
-        )
-
-    def ask(self, items: Sequence[Item], done: Callable[[Item, _Reply], None]) -> None:
-        function = self._function
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-            from docendo.graphs._nodes import blocking
-
-            blocking(self._ask_async(items, done))
-            return
-        for item in items:
-            start = time.monotonic()
-            try:
-                reply = _Reply(text=_text(function(item.public)))
-            except UserError:
-                raise
-            except Exception as error:
-                reply = _Reply(failure=_failure(error))
-            done(item, _timed(reply, start))
-
-    async def _ask_async(self, items: Sequence[Item], done: Callable[[Item, _Reply], None]) -> None:
-        gate = asyncio.Semaphore(self._concurrency)
-
-        async def one(item: Item) -> None:
-            async with gate:
-                start = time.monotonic()
-                try:
-                    reply = _Reply(text=_text(await cast(Awaitable[Any], self._function(item.public))))
-                except UserError:
-                    raise
-                except Exception as error:
-                    reply = _Reply(failure=_failure(error))
-            done(item, _timed(reply, start))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for item in items:
-                    group.create_task(one(item))
-        except BaseExceptionGroup as errors:
-            # The first error stands for all: it has cancelled the others.
-            raise errors.exceptions[0] from None
-
-
-def _timed(reply: _Reply, start: float) -> _Reply:
-    return _Reply(text=reply.text, failure=reply.failure, usage=reply.usage, seconds=time.monotonic() - start)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"the subject returned a {type(value).__name__}", expected="the answer as text")
-    return value
-
-
-class _GraphAsker:
-    """Runs a compiled graph over the items; the answer is its final state's `answer`."""
-
-    sampling: SamplingParams | None = None
-    model = ""
-    adapter: str | None = None
-
-    def __init__(self, graph: Any, *, name: str, concurrency: int) -> None:
-        self._graph, self._name, self._concurrency = graph, name, concurrency
-
-    def key(self, item: Item) -> str | None:
-        return digest("evaluate", "graph", self._name, item.id, item.public.question) if self._name else None
-
-    def ask(self, items: Sequence[Item], done: Callable[[Item, _Reply], None]) -> None:
-        from docendo.graphs import run
-
-        # In parts, so that a journal has most answers when the process dies.
-        size = _PART * self._concurrency
-        for start in range(0, len(items), size):
-            part = items[start : start + size]
-            began = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix="docendo-evaluate-") as folder:
-                finished = run(
-                    self._graph,
-                    part,
-                    name="evaluate",
-                    folder=folder,
-                    concurrency=self._concurrency,
-                    quiet=True,
-                )
-                outcomes, spent = finished.outcomes, _spent(finished.traces())
-                finished.close()
-            seconds = (time.monotonic() - began) / len(part)
-            for item in part:
-                usage = spent.get(item.id, Usage())
-                done(item, _outcome(outcomes.get(item.id, {}), usage=usage, seconds=seconds))
-
-
-def _spent(traces: Iterable[Trace]) -> dict[str, Usage]:
-    spent: dict[str, Usage] = {}
-    for trace in traces:
-        spent[trace.item] = spent.get(trace.item, Usage()) + trace.usage
-    return spent
-
-
-def _outcome(outcome: Mapping[str, Any], *, usage: Usage, seconds: float) -> _Reply:
-    answer = outcome.get("answer")
-    if outcome.get("status") == "failed":
-        failure = f"{outcome.get('error')}: {outcome.get('message')}"
-        return _Reply(failure=failure, usage=usage, seconds=seconds)
-    if not isinstance(answer, str):
-        raise ConfigError("the graph's final state holds no answer", expected='text under the key "answer"')
-    return _Reply(text=answer, usage=usage, seconds=seconds)
+def _from_stored(value: Mapping[str, Any]) -> Reply:
+    return Reply(text=value["text"], usage=Usage(**value["usage"]), seconds=value["seconds"])

@@ -30,7 +30,8 @@ class EvalRecord(Record):
         text: What the subject answered.
         parsed: The final answer read out of it, or None if there was none.
         correct: Whether it is right; None if the item failed, which is not a wrong answer.
-        failure: Why no answer came, as `model: ...` or `infrastructure: ...`.
+        failure: Why no answer came or none was scored, beginning with who is to blame: `model: ...`,
+            `task: ...` or `infrastructure: ...`.
         value: The scorer's own number, in which partial credit shows.
         score_failure: What the scorer choked on; the answer counts as wrong.
         usage: Tokens of the request.
@@ -94,7 +95,7 @@ class EvalResult(Record):
 
     @property
     def failed(self) -> int:
-        """Number of items without an answer; they count neither as right nor as wrong."""
+        """Number of items without a scored answer; they count neither as right nor as wrong."""
         return len(self.records) - self.n
 
     @property

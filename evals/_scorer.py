@@ -184,6 +184,8 @@ class ExactScorer(Scorer):
             return Score(correct=False, value=0.0, parsed=parsed)
         try:
             value = float(answer.judge(parsed))
+        except (OSError, MemoryError):  # the machine's failure says nothing about the answer
+            raise
         except Exception as error:  # a task's scorer may choke on malformed text in any way
             return Score(correct=False, value=0.0, parsed=parsed, failure=f"{type(error).__name__}: {error}")
         value = min(1.0, max(0.0, value)) if value == value else 0.0

@@ -268,8 +268,8 @@ def run(
 
     All model calls go to the agents' engines, which batch them. A run that is interrupted or killed goes on
     with `resume=True`: finished items are skipped, finished calls of unfinished items come from the journal.
-    An item whose model fails is recorded as failed and the run goes on; a failing machine (disk full, engine
-    closed) or a wrong configuration ends the run, which can then be resumed.
+    An item whose model or scorer fails is recorded as failed and the run goes on; a failing machine (disk
+    full, engine closed) or a wrong configuration ends the run, which can then be resumed.
 
     Args:
         graph: A compiled LangGraph graph whose input is `{"item": id}`, such as `graphs.tutoring(...)`.
