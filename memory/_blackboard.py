@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,7 @@ from docendo.memory._view import BoardView
 from docendo.records import JSON, Author
 
 MAX_BODY_BYTES = 1 << 20
+_TURNS = sa.select(_schema.traces.c.id).where(_schema.traces.c.id.in_(sa.bindparam("wanted", expanding=True)))
 #: Posts indexed in one transaction, so that other writers need not wait long.
 _INDEXED_AT_ONCE = 2000
 
@@ -408,9 +409,14 @@ class Blackboard(Store):
         """Returns the board's trust log, or one post's part of it, flags included."""
         return self._trust.events(post_id)
 
-    def view(self, author: Author) -> BoardView:
-        """Returns what an agent may be handed: it reads by its role, and posts under its own name alone."""
-        return BoardView(self, author)
+    def view(self, author: Author, *, tokens: Iterable[str] = ()) -> BoardView:
+        """Returns what an agent may be handed: it reads by its role, and posts under its own name alone.
+
+        Args:
+            author: Who reads and posts.
+            tokens: Special tokens of its tokenizer, which are broken up in what it is shown.
+        """
+        return BoardView(self, author, tokens=tokens)
 
     def verify(self) -> Report:
         """Recomputes all hashes and walks the chains; the report names each damaged record.
@@ -501,8 +507,7 @@ class Blackboard(Store):
                         remedy="post the parent first",
                     )
         if traces:
-            table = _schema.traces
-            there = set(connection.scalars(sa.select(table.c.id).where(table.c.id.in_(traces))))
+            there = set(connection.scalars(_TURNS, {"wanted": traces}))
             for trace in traces:
                 if trace not in there:
                     raise DataError(

@@ -104,12 +104,13 @@ posts = sa.Table(
     ),
 )
 
-# The parents of posts once more, to be found from the parent's side.
+# The parents of posts once more, to be followed from either side.
 links = sa.Table(
     "docendo_links",
     metadata,
     sa.Column("parent", Id, primary_key=True),
     sa.Column("child", Id, primary_key=True),
+    sa.Index("docendo_links_by_child", "child"),
     sqlite_with_rowid=False,
 )
 
