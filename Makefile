@@ -1,5 +1,5 @@
 # `make quickstart` and `make test` do their own set-up: nothing has to be run before them.
-# BAR=P1 picks one bar of `bench` or `faults`; without it all of them run.
+# BAR=P1 picks one bar of `bench` or `faults`, or one study (BAR=A4); without it all bars run.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -66,7 +66,8 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 	@rm -rf build
 
-# Measured comparisons: keeps what has finished in benchmarks/results and renews docs/benchmarks.md.
+# Measured comparisons and studies: keeps what has finished in benchmarks/results, renews docs/benchmarks.md and
+# docs/studies.md.
 # BENCH_ARGS=--quick only tries whether a bar runs.
 bench: $(BENCH_STAMP) models
 	$(BIN)/python benchmarks/run.py $(BAR) $(BENCH_ARGS)

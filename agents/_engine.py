@@ -46,6 +46,7 @@ from docendo.records import (
     Feature,
     GrammarKind,
     Message,
+    Origin,
     Request,
     Result,
     ScoreRequest,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from docendo.agents._chat_model_engine import ChatModelEngine
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+_NOBODY = Origin()
 
 
 def best_dtype(device: str = "cpu") -> torch.dtype:
@@ -201,12 +203,20 @@ class Engine:
         kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype != "auto" and dtype not in kinds:
             raise ConfigError(f"dtype is {dtype!r}", expected="one of auto, float32, bfloat16, float16")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # AssertionError: built without support for it
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device is {device!r} ({reason})", expected="such as cpu or cuda") from error
         source = models.resolve(str(model))
         try:
             transformers_logging.disable_progress_bar()
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             loaded = AutoModelForCausalLM.from_pretrained(
-                source, dtype=best_dtype(device) if dtype == "auto" else kinds[dtype], use_safetensors=True
+                source,
+                dtype=best_dtype(device) if dtype == "auto" else kinds[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -260,6 +270,7 @@ class Engine:
 
     def _job(self, request: Request, listener: Callable[[Chunk], None] | None = None) -> Job:
         """Checks a request and makes the job of it."""
+        _require(request, Request)
         adapter = self._adapter(request.adapter)
         params = request.sampling
         # First, because it says which extra is missing.
@@ -311,6 +322,7 @@ class Engine:
 
     def _score_job(self, request: ScoreRequest) -> Job:
         """Checks a request and makes the job of it."""
+        _require(request, ScoreRequest)
         adapter = self._adapter(request.adapter)
         with self._tokenizing:
             prompt = prompt_ids(self.tokenizer, request.prompt)
@@ -334,6 +346,52 @@ class Engine:
             completion=completion,
             priority=request.priority,
             deadline=_deadline(request.timeout),
+        )
+
+    def submit_embedding(
+        self,
+        text: str | Sequence[int],
+        *,
+        adapter: str | None = None,
+        origin: Origin = _NOBODY,
+        most_tokens: int | None = None,
+        timeout: float | None = None,
+    ) -> Future[list[float]]:
+        """Queues a text whose mean hidden state is wanted: that of the last layer, over all tokens.
+
+        It runs in the same packed passes as everything else and is counted alike, without the vocabulary
+        head.
+
+        Args:
+            text: Text or token ids.
+            adapter: Name of a loaded adapter, or None for the base model.
+            origin: Who asks, for the ledger.
+            most_tokens: How many tokens count at most, from the first; by default all.
+            timeout: As in `Request`.
+
+        Raises:
+            ConfigError: if the text is empty or too long for the model.
+            AdapterError: if the adapter is not loaded.
+        """
+        with self._tokenizing:
+            tokens = prompt_ids(self.tokenizer, text)[:most_tokens]
+        self._check_ids(tokens)
+        if len(tokens) > self.max_length:
+            raise ConfigError(
+                f"the text has {len(tokens)} tokens",
+                expected=f"at most {self.max_length}",
+                remedy="give most_tokens",
+            )
+        return self._worker.submit(
+            Job(
+                prompt=tokens,
+                adapter=self._adapter(adapter),
+                origin=origin,
+                future=Future(),
+                completion=[],
+                states=[],
+                deadline=_deadline(timeout),
+            )
         )
 
     def generate(self, request: Request) -> Result:
@@ -495,3 +553,8 @@ def _text_decoder(tokenizer: Any, lock: threading.Lock) -> Callable[[Sequence[in
         return text.removeprefix(" ") if plain else text
 
     return decode
+
+
+def _require(request: object, kind: type[Request] | type[ScoreRequest]) -> None:
+    if not isinstance(request, kind):
+        raise ConfigError(f"the request is {request!r}"[:200], expected=f"a {kind.__name__}(prompt=...)")

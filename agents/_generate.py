@@ -66,7 +66,9 @@ class GenerateLoop(RowLoop):
         self.desk.take([job])
         # Every token of the job's passes is served by its adapter, however many there are.
         self.router.route([(job.adapter, sys.maxsize)], self.device, self.dtype)
-        if job.completion is not None:
+        if job.states is not None:
+            self._embed(job)
+        elif job.completion is not None:
             self._score(job)
         else:
             if job.params.prompt_logprobs:
@@ -100,6 +102,15 @@ class GenerateLoop(RowLoop):
     def _score(self, job: Job) -> None:
         text = job.prompt + (job.completion or [])
         self.desk.finish_score(job, self._logprobs(job, text, len(job.prompt) - 1))
+
+    def _embed(self, job: Job) -> None:
+        began = time.monotonic()
+        ids = torch.tensor([job.prompt], device=self.device)
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        job.states = [hidden.float().sum(0)]
+        job.seconds += time.monotonic() - began
+        job.flops += self.flops(len(job.prompt), 0, 0, job.adapter)
+        self.desk.finish_embedding(job)
 
     def _logprobs(self, job: Job, text: list[int], first: int) -> list[float]:
         """Log-probabilities of the tokens of `text` after position `first`."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from docendo.errors import (
     AdapterError,
@@ -39,6 +39,13 @@ _CONNECT_SECONDS = 10.0
 _RETRIED = frozenset({408, 409, 425, 429})
 
 
+def _has_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
 class ServerClient:
     """Posts JSON to one server. Lives in one event loop."""
 
@@ -54,7 +61,7 @@ class ServerClient:
             ConfigError: if the address is none.
         """
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise ConfigError(
                 f"base_url is {base_url!r}", expected="an address such as http://127.0.0.1:8000/v1"
             )

@@ -14,6 +14,8 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from docendo.agents._accounts import Accounts
 from docendo.agents._grammar import CompiledGrammar
 from docendo.agents._lora import LoadedAdapter
@@ -39,7 +41,7 @@ NOT_FINITE = "the model gave logits that are not finite"
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """One request inside an engine. `completion` is set for scoring, `params` for generation."""
+    """One request inside an engine: `params` is set for generation, else `completion`."""
 
     prompt: list[int]
     adapter: LoadedAdapter | None
@@ -66,6 +68,8 @@ class Job:
     cached: int = 0
     samples: dict[int, Completion] = field(default_factory=dict)
     prompt_logprobs: list[float] = field(default_factory=list)
+    #: For embedding: sums of hidden states, one per piece of the text. None for other requests.
+    states: list[torch.Tensor] | None = None
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
@@ -84,6 +88,11 @@ class Job:
         self.pending = self.params.n
         self.context = self.prompt if self.completion is None else self.prompt + self.completion[:-1]
         self.activation = self.adapter.activation(self.prompt) if self.adapter else 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every position has to be computed, so that no stored beginning can stand in for it."""
+        return self.params.prompt_logprobs or self.states is not None
 
     @property
     def longest(self) -> int:
@@ -232,6 +241,15 @@ class Desk:
         self._close(job, "finished", "", usage)
         _resolve(job.future, result)
 
+    def finish_embedding(self, job: Job) -> None:
+        """Ends an embedding request: the mean of the hidden states over the text."""
+        mean = torch.stack(job.states or []).sum(0) / len(job.prompt)
+        if not bool(mean.isfinite().all()):
+            self.fail(job, ModelFailure("the model gave hidden states that are not finite"))
+            return
+        self._close(job, "finished", "", self.usage(job, 0))
+        _resolve(job.future, mean.tolist())
+
     def fail(self, job: Job, error: BaseException, *, generated: int = 0) -> None:
         """Ends a job with an error."""
         if not job.future.done():
@@ -256,7 +274,7 @@ class Desk:
         now, wall = time.monotonic(), time.time()
         started = now if job.started is None else job.started
         event = EngineEvent(
-            kind="generate" if job.completion is None else "score",
+            kind="embed" if job.states is not None else "generate" if job.completion is None else "score",
             status=status,
             origin=job.origin,
             model=self.name,

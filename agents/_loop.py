@@ -161,7 +161,7 @@ class DecodeLoop(RowLoop):
         """Whether `other`, which is being computed, will store a beginning that spares `job` enough."""
         key, limit = job.prefix(len(job.prompt) - 1)
         other_key, other_limit = other.prefix(len(other.context))
-        if key != other_key or other.params.prompt_logprobs or job.params.prompt_logprobs:
+        if key != other_key or other.whole or job.whole:
             return False
         if job.context[:MIN_PREFIX] != other.context[:MIN_PREFIX]:
             return False
@@ -173,7 +173,7 @@ class DecodeLoop(RowLoop):
         version, match = job.matched
         if version != self.prefixes.version:
             # The last prompt token is always computed: its logits are what is asked for.
-            last = 0 if job.params.prompt_logprobs else len(job.prompt) - 1
+            last = 0 if job.whole else len(job.prompt) - 1
             key, limit = job.prefix(last)
             if self.invariant:
                 limit -= limit % INVARIANT_TOKENS
@@ -204,21 +204,24 @@ class DecodeLoop(RowLoop):
     # --- one pass --------------------------------------------------------------------------------
 
     def _feeds(self, only: Row | None) -> list[Feed]:
-        """What rows, or one alone, bring to a pass: a token, or a piece of their prompt within the budget."""
+        """What rows, or one alone, bring to a pass: a token, or a piece of their prompt within the budget.
+
+        Pieces of one adapter lie side by side, so that they share its products.
+        """
         budget = MIXED_TOKENS if self.rows and self.rows[0].stepping else PREFILL_TOKENS
-        feeds = []
+        steps, pieces = [], []
         for slot, row in enumerate(self.rows):
             if only is not None and row is not only:
                 continue
             if row.stepping:
-                feeds.append(Feed(slot, row, [row.tokens[-1]]))
+                steps.append(Feed(slot, row, [row.tokens[-1]]))
             elif budget > 0:
                 # Under invariance a prompt is always cut at the same places.
                 limit = INVARIANT_TOKENS - row.length % INVARIANT_TOKENS if self.invariant else budget
                 tokens = row.context[row.length : row.length + limit]
                 budget -= len(tokens)
-                feeds.append(Feed(slot, row, tokens))
-        return feeds
+                pieces.append(Feed(slot, row, tokens))
+        return steps + sorted(pieces, key=_adapter_key)
 
     def _pass(self, feeds: list[Feed]) -> None:
         """Runs rows over their new tokens, and gives each what it has been waiting for."""
@@ -230,6 +233,8 @@ class DecodeLoop(RowLoop):
             start, stop = row.length, row.length + len(tokens)
             heads = 0
             low, high, targets = _wanted(row, start, stop)
+            if row.job.states is not None:
+                row.job.states.append(hidden[offset : offset + len(tokens)].float().sum(0))
             if targets:
                 known.append((row, hidden[offset + low - start : offset + high - start], targets))
                 heads = len(targets)
@@ -255,11 +260,18 @@ class DecodeLoop(RowLoop):
             row for _, row, _ in feeds if row.job.completion is not None and row.length >= len(row.context)
         }
         for row in done:
-            self._store_prefix(row, finite=bool(row.logprobs) and all(map(math.isfinite, row.logprobs)))
-            self.desk.finish_score(row.job, row.logprobs)
+            self._end(row)
         if drawn:
             done |= self._accept(ready, drawn)
         self._remove(done)
+
+    def _end(self, row: Row) -> None:
+        """Ends a request that generates nothing."""
+        if row.job.states is not None:
+            self.desk.finish_embedding(row.job)
+            return
+        self._store_prefix(row, finite=bool(row.logprobs) and all(map(math.isfinite, row.logprobs)))
+        self.desk.finish_score(row.job, row.logprobs)
 
     def _forward(self, feeds: Sequence[Feed]) -> tuple[torch.Tensor, list[int]]:
         """Runs a packed pass; returns hidden states (tokens, hidden) and where each row's begin."""
@@ -398,6 +410,10 @@ def _wanted(row: Row, start: int, stop: int) -> tuple[int, int, list[int]]:
         return 0, 0, []
     low, high = max(start, row.wanted), min(stop, len(text) - 1)
     return low, high, text[low + 1 : high + 1]
+
+
+def _adapter_key(feed: Feed) -> str:
+    return feed.row.job.adapter.key if feed.row.job.adapter else ""
 
 
 def _adapter_runs(feeds: Sequence[Feed]) -> list[tuple[LoadedAdapter | None, int]]:

@@ -13,6 +13,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +23,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from docendo.agents._linear import PackedLinear
+from docendo.agents._linear import JointPart, Matrix, PackedLinear
 from docendo.errors import AdapterError
 from docendo.hashing import digest, file_sha256
 from docendo.manifest import read_manifest
 
 WEIGHTS = "adapter_model.safetensors"
-#: From so many tokens on, an adapter's own small products are cheaper than its share of a stack.
+#: From so many tokens on, an adapter's own small products are cheaper than its share of a stack, and plain
+#: products in place cheaper than packed ones.
 LONG_RUN = 64
 #: Stacks that are kept: the sets of adapters that meet in passes repeat.
 MAX_STACKS = 16
 #: Beyond any prompt and completion.
 NEVER = 1 << 62
+#: Layers that take adapters.
+Layer = nn.Linear | PackedLinear | JointPart
 _PREFIX = "base_model.model."
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -71,6 +76,18 @@ class LoadedAdapter:
         return NEVER
 
 
+def _rank(config: Mapping[str, Any]) -> int:
+    """The rank of an adapter.
+
+    Raises:
+        ValueError: if it is less than 1.
+    """
+    rank = int(config["r"])
+    if rank < 1:
+        raise ValueError(f"r is {rank}; expected at least 1")
+    return rank
+
+
 def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> LoadedAdapter:
     """Reads a PEFT LoRA folder and checks that it belongs to `model`.
 
@@ -93,7 +110,7 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         )
     try:
         config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        rank, alpha = _rank(config), float(config["lora_alpha"])
         tensors = load_file(weights_file)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:  # ValueError: not JSON, not UTF-8
         raise AdapterError(
@@ -114,7 +131,7 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
         b = tensors.get(key.replace(".lora_A.", ".lora_B."))
         linear = modules.get(target)
         linear = linear.base if isinstance(linear, RoutedLinear) else linear
-        if not isinstance(linear, nn.Linear | PackedLinear) or b is None:
+        if not isinstance(linear, Layer) or b is None:
             raise AdapterError(
                 f"adapter {path} targets {target}, which the base model lacks or which is its output layer",
                 remedy="use its own base, or train it on inner linear layers",
@@ -132,7 +149,7 @@ def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> L
                 expected=f"{linear.in_features} to {linear.out_features}",
                 remedy="use the base model it was trained on",
             )
-        like = linear if isinstance(linear, PackedLinear) else linear.weight
+        like = linear.weight if isinstance(linear, nn.Linear) else linear
         pairs[target] = (
             a.to(like.device, like.dtype),
             (b.float() * scaling).to(like.device, like.dtype),
@@ -173,39 +190,52 @@ def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
 
 
 class _Part(NamedTuple):
-    """Tokens `start` to `stop` of a pass, which these adapters serve; the gate says which owns which."""
+    """Tokens `start` to `stop` of a pass, which the same adapters serve.
+
+    Attributes:
+        long: Whether there are so many tokens that their weights are better not packed.
+        terms: Their terms by layers, as far as they have been needed.
+        gate: Which ranks act on which token, (tokens, ranks); None if all do on all.
+        gates: The gate for several layers at once, by their number.
+    """
 
     start: int
     stop: int
     adapters: tuple[LoadedAdapter, ...]
+    long: bool
+    terms: dict[tuple[str, ...], _Term | None]
     gate: torch.Tensor | None
+    gates: dict[int, torch.Tensor]
+
+    def gate_for(self, layers: int) -> torch.Tensor | None:
+        """The gate, repeated for so many layers."""
+        if self.gate is None:
+            return None
+        found = self.gates.get(layers)
+        if found is None:
+            found = self.gates[layers] = self.gate.repeat(1, layers)
+        return found
 
 
-class _Stack(NamedTuple):
-    """Adapters on layers with one input: all A, (in, members x ranks), and each layer's place and B."""
+class _Term(NamedTuple):
+    """What adapters add to a product: all A, (layers x ranks, in), and all B, (out, layers x ranks)."""
 
-    down: torch.Tensor | None
-    ups: dict[str, tuple[int, torch.Tensor]]
+    down: Matrix
+    up: Matrix
+    layers: int
 
 
 class AdapterRouter:
     """Which adapter acts on each token of the next forward pass. Shared by all `RoutedLinear` modules.
 
     Attributes:
-        groups: For each layer those that read the same input, itself included (queries, keys and values; gate
-            and up): they share one product with their A. Layers that are not named stand alone.
-        parts: The parts of the next pass.
+        parts: The parts of the next pass on which adapters act.
     """
 
-    def __init__(self, groups: Mapping[str, tuple[str, ...]] | None = None) -> None:
+    def __init__(self) -> None:
         """Starts with no adapter."""
-        self.groups = groups or {}
         self.parts: list[_Part] = []
-        self._stacks: dict[tuple[LoadedAdapter, ...], dict[tuple[str, ...], _Stack]] = {}
-        # Of the layers that were called last: their input and their products with A, one per part.
-        self._input: torch.Tensor | None = None
-        self._group: tuple[str, ...] = ()
-        self._hidden: list[tuple[_Stack, torch.Tensor | None]] = []
+        self._stacks: dict[tuple[tuple[LoadedAdapter, ...], bool], dict[tuple[str, ...], _Term | None]] = {}
 
     def route(
         self, runs: Sequence[tuple[LoadedAdapter | None, int]], device: torch.device, dtype: torch.dtype
@@ -214,23 +244,22 @@ class AdapterRouter:
 
         Long runs are served one by one, each by its adapter alone; short ones together, by a stack.
         """
-        self._input = None
         self.parts = []
         short: list[tuple[LoadedAdapter | None, int]] = []
         start = position = 0
-        for owner, count in runs:
+        for owner, count in _joined(runs):
             if count >= LONG_RUN:
                 self._stack_up(start, short, device, dtype)
                 if owner is not None:
-                    self.parts.append(_Part(position, position + count, (owner,), None))
+                    self._add_part(position, count, (owner,), None)
                 short, start = [], position + count
             else:
                 short.append((owner, count))
             position += count
         self._stack_up(start, short, device, dtype)
         if len(self._stacks) > MAX_STACKS:
-            active = {part.adapters for part in self.parts}
-            self._stacks = {key: stack for key, stack in self._stacks.items() if key in active}
+            active = {(part.adapters, part.long) for part in self.parts}
+            self._stacks = {key: terms for key, terms in self._stacks.items() if key in active}
 
     def _stack_up(
         self,
@@ -253,65 +282,73 @@ class AdapterRouter:
                 torch.tensor([count for _, count in runs]),
             )
             gate = (mine[:, None] == owners).to(device, dtype)
-        self.parts.append(_Part(start, start + sum(count for _, count in runs), active, gate))
+        self._add_part(start, sum(count for _, count in runs), active, gate)
 
-    def add(self, module: str, inputs: torch.Tensor, output: torch.Tensor) -> None:
-        """Adds the adapters' terms to a layer's output, in place."""
-        if inputs is not self._input or module not in self._group:
-            self._input, self._group = inputs, self.groups.get(module, (module,))
-            self._hidden = [self._down(part, inputs) for part in self.parts]
-        flat = output.view(-1, output.shape[-1])
-        for part, (stack, hidden) in zip(self.parts, self._hidden, strict=True):
-            found = stack.ups.get(module)
-            if found is not None and hidden is not None:
-                place, up = found
-                flat[part.start : part.stop].addmm_(hidden[:, place : place + up.shape[0]], up)
+    def _add_part(
+        self, start: int, count: int, adapters: tuple[LoadedAdapter, ...], gate: torch.Tensor | None
+    ) -> None:
+        key = (adapters, count >= LONG_RUN)
+        self.parts.append(_Part(start, start + count, *key, self._stacks.setdefault(key, {}), gate, {}))
 
-    def _down(self, part: _Part, inputs: torch.Tensor) -> tuple[_Stack, torch.Tensor | None]:
-        """A part's stack for the present group, and the product with its A, (tokens, members x ranks)."""
-        stacks = self._stacks.setdefault(part.adapters, {})
-        stack = stacks.get(self._group)
-        if stack is None:
-            stack = stacks[self._group] = _stacked(part.adapters, self._group)
-        if stack.down is None:
-            return stack, None
-        hidden = inputs.reshape(-1, inputs.shape[-1])[part.start : part.stop] @ stack.down
-        if part.gate is not None:
-            hidden.view(len(hidden), -1, part.gate.shape[1]).mul_(part.gate[:, None])
-        return stack, hidden
+    def add(self, layer: RoutedLinear, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Adds the adapters' terms to a layer's output, which is overwritten, and returns the sum."""
+        flat, given = output.view(-1, output.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
+        for part in self.parts:
+            if layer.names in part.terms:
+                term = part.terms[layer.names]
+            else:
+                packed = not part.long and isinstance(layer.base, PackedLinear)
+                term = part.terms[layer.names] = _term(part.adapters, layer, packed=packed)
+            if term is None:
+                continue
+            gate = part.gate_for(term.layers)
+            mine = flat[part.start : part.stop]
+            total = term.up.onto(term.down.times(given[part.start : part.stop], gate), mine)
+            if total is mine:
+                continue
+            if len(mine) == len(flat):
+                flat = total
+            else:
+                mine.copy_(total)
+        return flat.view(output.shape)
 
 
-def _stacked(adapters: tuple[LoadedAdapter, ...], group: tuple[str, ...]) -> _Stack:
-    """Stacks adapters for the layers of a group that any of them targets."""
-    downs: list[torch.Tensor] = []
-    ups: dict[str, tuple[int, torch.Tensor]] = {}
+def _joined(runs: Sequence[tuple[LoadedAdapter | None, int]]) -> list[tuple[LoadedAdapter | None, int]]:
+    """Neighbouring runs of the same adapter as one."""
+    return [(owner, sum(count for _, count in same)) for owner, same in groupby(runs, key=itemgetter(0))]
+
+
+def _term(adapters: tuple[LoadedAdapter, ...], layer: RoutedLinear, *, packed: bool) -> _Term | None:
+    """Stacks adapters for the layers of one product; None if none of them targets any."""
+    used = [name for name in layer.names if any(name in adapter.pairs for adapter in adapters)]
+    if not used:
+        return None
     ranks = sum(adapter.rank for adapter in adapters)
-    for module in group:
-        found = next((adapter.pairs[module] for adapter in adapters if module in adapter.pairs), None)
-        if found is None:
-            continue
-        pairs = [
-            adapter.pairs.get(module)
-            or (
-                found[0].new_zeros(adapter.rank, found[0].shape[1]),
-                found[1].new_zeros(found[1].shape[0], adapter.rank),
-            )
-            for adapter in adapters
-        ]
-        ups[module] = (len(ups) * ranks, torch.cat([b for _, b in pairs], dim=1).t().contiguous())
-        downs += [a for a, _ in pairs]
-    return _Stack(torch.cat(downs).t().contiguous() if downs else None, ups)
+    like = next(adapter.pairs[used[0]][0] for adapter in adapters if used[0] in adapter.pairs)
+    down = like.new_zeros(len(used) * ranks, like.shape[1])
+    up = like.new_zeros(sum(layer.widths), len(down))
+    row = 0
+    for name in used:
+        number = layer.names.index(name)
+        first = sum(layer.widths[:number])
+        for adapter in adapters:
+            if name in adapter.pairs:
+                a, b = adapter.pairs[name]
+                down[row : row + adapter.rank] = a
+                up[first : first + layer.widths[number], row : row + adapter.rank] = b
+            row += adapter.rank
+    return _Term(Matrix(down, packed=packed), Matrix(up, packed=packed), len(used))
 
 
 class RoutedLinear(nn.Module):
-    """A linear layer that adds the LoRA terms its router asks for."""
+    """A linear layer, or several joined, to which a router adds LoRA terms."""
 
-    def __init__(self, base: nn.Linear | PackedLinear, name: str, router: AdapterRouter) -> None:
-        """Wraps `base`, known as `name` in the model."""
+    def __init__(
+        self, base: nn.Linear | PackedLinear, names: tuple[str, ...], widths: list[int], router: AdapterRouter
+    ) -> None:
+        """Wraps `base`, which computes the layers of these names and widths."""
         super().__init__()
-        self.base = base
-        self.name = name
-        self.router = router
+        self.base, self.names, self.widths, self.router = base, names, widths, router
 
     @property
     def weight(self) -> torch.Tensor:
@@ -321,16 +358,16 @@ class RoutedLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps (1, tokens, in) to (1, tokens, out), or batches of one adapter."""
         output: torch.Tensor = self.base(inputs)
-        if self.router.parts:
-            self.router.add(self.name, inputs, output)
-        return output
+        return self.router.add(self, inputs, output) if self.router.parts else output
 
 
 def install_router(model: nn.Module, targets: Sequence[str], router: AdapterRouter) -> None:
-    """Replaces the named linear layers by routed ones, once each."""
+    """Replaces the named linear layers, or the products that they are part of, by routed ones, once each."""
     for name in targets:
-        parent_name, _, child = name.rpartition(".")
-        parent = model.get_submodule(parent_name)
-        linear = getattr(parent, child)
-        if isinstance(linear, nn.Linear | PackedLinear):
-            setattr(parent, child, RoutedLinear(linear, name, router))
+        module = model.get_submodule(name)
+        if isinstance(module, JointPart):
+            joint = module.joint
+            if not isinstance(joint.product, RoutedLinear):
+                joint.product = RoutedLinear(joint.product, joint.names, joint.widths, router)
+        elif not isinstance(module, RoutedLinear):
+            model.set_submodule(name, RoutedLinear(module, (name,), [module.out_features], router))

@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from docendo.agents._catalogue import CATALOGUE, ModelCard, Wheel
+from docendo.agents._harmless import refuse_code
 from docendo.errors import (
     InfrastructureError,
     IntegrityError,
@@ -147,6 +148,8 @@ def resolve(model: str | Path, *, accept_license: bool = False) -> Path:
     """
     if isinstance(model, str) and _is_catalogued(model):
         return pull(model, accept_license=accept_license)
+    if not str(model).strip():
+        raise _unknown(str(model))
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _checked_folder(folder)
@@ -258,6 +261,7 @@ def _checked_folder(folder: Path) -> Path:
             f"{folder} has no *.safetensors file",
             expected="weights as safetensors, which run no code when loaded",
         )
+    refuse_code(folder)
     return folder
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from docendo.agents._protocol import EngineProtocol
+from docendo.checks import is_number
 from docendo.errors import ConfigError
 from docendo.hashing import digest
 from docendo.quoting import neutral, quoted, special_tokens
@@ -298,8 +299,8 @@ class ModelVerifier(Agent):
     needs = frozenset({"score"})
 
     def __init__(self, engine: EngineProtocol, *, threshold: float = 0.5, **settings: Any) -> None:
-        if not 0 < threshold < 1:
-            raise ConfigError(f"threshold is {threshold}", expected="more than 0 and less than 1")
+        if not (is_number(threshold) and 0 < threshold < 1):
+            raise ConfigError(f"threshold is {threshold!r}", expected="more than 0 and less than 1")
         super().__init__(engine, **settings)
         self.threshold = threshold
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from docendo.agents._generate import GenerateLoop
 from docendo.agents._jobs import Desk
-from docendo.agents._linear import pack_linears
+from docendo.agents._linear import join_linears, pack_linears
 from docendo.agents._loop import DecodeLoop
 from docendo.agents._slots import ATTENTION, KVShape, Layout, Stretch, attending
 
@@ -66,6 +66,7 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         if kv is None:
             return "its layers keep keys and values of different shapes, or none"
         model.set_attn_implementation(ATTENTION)
+        join_linears(model, groups)
         pack_linears(model)
         loop = DecodeLoop(model, desk, kv=kv, **options)
         served, windows = _served(loop, ids)
@@ -87,13 +88,12 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
     if not off < (0.02 if model.dtype == torch.float32 else 0.3):
         return f"packed logits differ from its own by {float(off):.2g} standard deviations"
     loop.cache.free()
-    loop.router.groups = groups
     return loop
 
 
 @contextmanager
-def _noting_inputs(model: nn.Module) -> Iterator[dict[str, tuple[str, ...]]]:
-    """Notes, in a forward pass, which linear layers read the same input: each with all of them, by name."""
+def _noting_inputs(model: nn.Module) -> Iterator[list[tuple[str, ...]]]:
+    """Notes, in a forward pass, which linear layers read the same input, by name."""
     calls: list[tuple[str, torch.Tensor]] = []  # holds the tensors, so that no two have the same id
 
     def note(name: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -101,7 +101,7 @@ def _noting_inputs(model: nn.Module) -> Iterator[dict[str, tuple[str, ...]]]:
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     handles = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers.items()]
-    groups: dict[str, tuple[str, ...]] = {}
+    groups: list[tuple[str, ...]] = []
     try:
         yield groups
     finally:
@@ -112,7 +112,7 @@ def _noting_inputs(model: nn.Module) -> Iterator[dict[str, tuple[str, ...]]]:
     for name, one in calls:
         if called[name] == 1:
             readers.setdefault(id(one), []).append(name)
-    groups.update({name: tuple(names) for names in readers.values() if len(names) > 1 for name in names})
+    groups.extend(tuple(names) for names in readers.values() if len(names) > 1)
 
 
 def _kv_shape(cache: Any) -> KVShape | None:

@@ -143,12 +143,14 @@ class _Observer:
 def _operation(event: EngineEvent) -> str:
     if event.kind == "score":
         return "score"  # the conventions have no name for it
+    if event.kind == "embed":
+        return "embeddings"
     messages = isinstance(event.prompt, tuple) and event.prompt and not isinstance(event.prompt[0], int)
     return "chat" if messages else "text_completion"
 
 
 def _request(event: EngineEvent) -> dict[str, Any]:
-    if event.kind == "score":
+    if event.kind != "generate":
         return {}
     sampling = event.sampling
     found: dict[str, Any] = {

@@ -1,11 +1,12 @@
-"""Runs bars, each in a process of its own, keeps their results, and renews docs/benchmarks.md.
+"""Runs bars and studies, each in a process of its own, keeps their results, and renews their pages.
 
     python benchmarks/run.py               all bars
-    python benchmarks/run.py P1 P3         these bars; the rows of the others stay as they are
+    python benchmarks/run.py P1 A4         these bars and studies; what is kept of the others stays
     python benchmarks/run.py P1 --quick    one pair with little work: does it run? Nothing is kept.
-    python benchmarks/run.py --page        the page alone, from the stored results
+    python benchmarks/run.py --page        the pages alone, from the stored results
 
-Every bar prints one line of JSON. What has finished is kept when a run is interrupted. A missed bar is a
+Bars (P1, ...) are held against targets and shown in docs/benchmarks.md, studies (A4, ...) in docs/studies.md.
+Every one prints one line of JSON. What has finished is kept when a run is interrupted. A missed bar is a
 result like any other; the exit code is 1 only if a bar could not be run.
 """
 
@@ -27,21 +28,56 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from _harness import MODEL, Options, machine
 from _page import render
+from _study import render as render_studies
 
 import docendo  # noqa: F401  (sets OpenMP's waiting before torch is loaded: for the references as well)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
+STUDIES_PAGE = HERE.parent / "docs" / "studies.md"
 
 
 def bars() -> dict[str, Path]:
     """All bars by name, in the order of their numbers."""
-    found = {match[1].upper(): path for path in HERE.glob("*/p*.py") if (match := _NAME.match(path.name))}
-    return dict(sorted(found.items(), key=lambda bar: int(bar[0][1:])))
+    return {name: path for name, path in _found().items() if name.startswith("P")}
 
 
-_NAME = re.compile(r"(p\d+)_\w+\.py")
+def studies() -> dict[str, Path]:
+    """All studies by name, in the order of their letters and numbers."""
+    return {name: path for name, path in _found().items() if not name.startswith("P")}
+
+
+def _found() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(HERE.glob("*/*.py")):
+        if match := _NAME.match(path.name):
+            other = found.setdefault(match[1].upper(), path)
+            if other != path:
+                raise SystemExit(f"bench: {path} and {other} have one name; add a letter to it, as in a4d_")
+    return dict(sorted(found.items(), key=lambda entry: _order(entry[0])))
+
+
+_NAME = re.compile(r"([a-z]\d+[a-z]?)_\w+\.py")
+
+
+def _order(name: str) -> tuple[str, int, str]:
+    return name[0], int(name[1:].rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")), name[1:].lstrip("0123456789")
+
+
+def chosen_of(names: list[str], known: dict[str, Path]) -> list[str]:
+    """What is meant: A4 is A4 and, where a row has several studies, A4B and so on.
+
+    Raises:
+        KeyError: for a name that means nothing.
+    """
+    found = []
+    for name in names:
+        meant = [one for one in known if one == name or one.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ") == name]
+        if not meant:
+            raise KeyError(name)
+        found += meant
+    return list(dict.fromkeys(found))
 
 
 def load(path: Path) -> Any:
@@ -55,39 +91,42 @@ def load(path: Path) -> Any:
 
 
 def measure(path: Path, options: Options) -> dict[str, Any]:
-    """Measures a bar in this process and returns its line."""
-    bar = load(path).measure(options)
-    return bar.line(machine())
+    """Measures a bar or a study in this process and returns its line."""
+    measured = load(path).measure(options)
+    return measured.line(machine())
 
 
-def stored() -> dict[str, dict[str, Any]]:
-    """The kept results by bar."""
+def stored(sort: str = "bar") -> dict[str, dict[str, Any]]:
+    """The kept results of bars, or of studies (`sort="study"`), by name."""
     lines = (json.loads(file.read_text(encoding="utf-8")) for file in RESULTS.glob("*.json"))
-    return {line["bar"]: line for line in lines}
+    return {line[sort]: line for line in lines if sort in line}
 
 
-def titles() -> dict[str, str]:
-    """The first line of every bar's docstring, without its name."""
-    first = {name: path.read_text(encoding="utf-8").split('"""')[1].strip() for name, path in bars().items()}
+def titles(paths: dict[str, Path] | None = None) -> dict[str, str]:
+    """The first line of every docstring, without its name; by default of the bars."""
+    chosen = bars() if paths is None else paths
+    first = {name: path.read_text(encoding="utf-8").split('"""')[1].strip() for name, path in chosen.items()}
     return {name: text.splitlines()[0].partition(": ")[2].rstrip(" .") for name, text in first.items()}
 
 
 def write_page() -> None:
-    """Renews the page from what is stored."""
+    """Renews both pages from what is stored."""
     PAGE.write_text(render(titles(), stored()), encoding="utf-8")
+    STUDIES_PAGE.write_text(render_studies(titles(studies()), stored("study")), encoding="utf-8")
 
 
 def keep(line: dict[str, Any]) -> None:
     """Stores a result and renews the page."""
     RESULTS.mkdir(exist_ok=True)
-    new = RESULTS / f".{line['bar']}.json"
+    name = line.get("bar") or line["study"]
+    new = RESULTS / f".{name}.json"
     new.write_text(json.dumps(line, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(RESULTS / f"{line['bar']}.json")
+    new.replace(RESULTS / f"{name}.json")
     write_page()
 
 
 def run(name: str, *, quick: bool, passed_on: list[str]) -> bool:
-    """Runs one bar in a new process; returns whether it ran to its end."""
+    """Runs one bar or study in a new process; returns whether it ran to its end."""
     command = [sys.executable, str(Path(__file__).resolve()), "--here", name, *passed_on]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
@@ -113,23 +152,24 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="renew the page from the stored results")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    known = bars()
-    unknown = [name for name in chosen.bars if name not in known]
-    if unknown:
-        parser.error(f"no such bar: {', '.join(unknown)}; there are {', '.join(known)}")
+    known = {**bars(), **studies()}
+    try:
+        names = chosen_of(chosen.bars, known)
+    except KeyError as error:
+        parser.error(f"no such bar or study: {error.args[0]}; there are {', '.join(known)}")
     if chosen.page:
         write_page()
         return 0
     options = Options(quick=chosen.quick, pairs=chosen.pairs, peers=not chosen.no_peers, model=chosen.model)
     if chosen.here:
-        print(json.dumps(measure(known[chosen.bars[0]], options), ensure_ascii=False))
+        print(json.dumps(measure(known[names[0]], options), ensure_ascii=False))
         return 0
     passed_on = ["--model", chosen.model, *(["--quick"] if chosen.quick else [])]
     passed_on += [*(["--no-peers"] if chosen.no_peers else [])]
     passed_on += [*(["--pairs", str(chosen.pairs)] if chosen.pairs else [])]
     trial = chosen.quick or chosen.no_peers or chosen.model != MODEL or (chosen.pairs or 5) < 5
     failed = 0
-    for name in chosen.bars or known:
+    for name in names or bars():
         print(f"== {name}: {known[name].relative_to(HERE.parent)}", file=sys.stderr, flush=True)
         failed += not run(name, quick=trial, passed_on=passed_on)
     return 1 if failed else 0

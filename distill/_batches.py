@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from docendo.agents._templates import completion_ids, prompt_ids
+from docendo.checks import is_number
 from docendo.errors import DataError, SilentNoOp
 from docendo.hashing import derive_seed
 
@@ -66,15 +67,24 @@ def encode(
             raise DataError(
                 f"row {seen - 1} of the dataset lacks {error}", expected="columns 'prompt' and 'completion'"
             ) from None
-        weight = float(row.get("weight", 1.0))
-        if not 0 <= weight < float("inf"):
-            raise DataError(f"row {seen - 1} has the weight {weight}", expected="a finite number, 0 or more")
+        if not isinstance(prompt, Sequence) or not isinstance(text, str):
+            raise DataError(
+                f"row {seen - 1} has the prompt {prompt!r} and the completion {text!r}"[:200],
+                expected="chat messages or text",
+            )
+        weight = row.get("weight", 1.0)
+        if not is_number(weight) or weight < 0:
+            raise DataError(
+                f"row {seen - 1} has the weight {weight!r}", expected="a finite number, 0 or more"
+            )
         tokens = tuple(completion_ids(tokenizer, text)) if text.strip() else ()
         if not tokens:
             raise SilentNoOp(
                 f"Row {seen - 1} of the dataset has no completion token to learn from; remove it."
             )
-        example = Encoded(prompt=tuple(prompt_ids(tokenizer, prompt)), completion=tokens, weight=weight)
+        example = Encoded(
+            prompt=tuple(prompt_ids(tokenizer, prompt)), completion=tokens, weight=float(weight)
+        )
         if len(example) <= max_length:
             examples.append(example)
     if not examples:

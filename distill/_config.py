@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
+from docendo.checks import is_count, is_number
 from docendo.errors import ConfigError
 from docendo.records import Record
 
@@ -58,32 +60,46 @@ class TrainConfig(Record):
 
     def __post_init__(self) -> None:
         """Checks ranges, so that a bad value fails before a model is loaded."""
-        if not isinstance(self.target_modules, str):
-            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        modules: object = self.target_modules
+        if not isinstance(modules, str) and isinstance(modules, Iterable):
+            object.__setattr__(self, "target_modules", tuple(modules))
         checks = (
-            ("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate >= 0, "0 or more"),
+            ("learning_rate", _at_least(self.learning_rate, 0), "0 or more"),
+            ("max_steps", _whole(self.max_steps, 1) or self.max_steps == -1, "at least 1, or -1 for epochs"),
             (
-                "max_steps",
-                self.max_steps == -1 or self.max_steps >= 1,
-                "at least 1, or -1 to count by epochs",
+                "num_train_epochs",
+                is_number(self.num_train_epochs) and (self.max_steps > 0 or self.num_train_epochs > 0),
+                "more than 0",
             ),
-            ("num_train_epochs", self.max_steps > 0 or self.num_train_epochs > 0, "more than 0"),
-            ("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "at least 1"),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "at least 1"),
-            ("warmup_ratio", 0 <= self.warmup_ratio < 1, "0 or more and less than 1"),
+            ("per_device_train_batch_size", _whole(self.per_device_train_batch_size, 1), "at least 1"),
+            ("gradient_accumulation_steps", _whole(self.gradient_accumulation_steps, 1), "at least 1"),
+            (
+                "warmup_ratio",
+                _at_least(self.warmup_ratio, 0) and self.warmup_ratio < 1,
+                "0 or more, less than 1",
+            ),
             (
                 "lr_scheduler_type",
-                self.lr_scheduler_type in ("linear", "cosine", "constant", "constant_with_warmup"),
-                "linear, cosine, constant or constant_with_warmup",
+                self.lr_scheduler_type in get_args(Schedule),
+                ", ".join(get_args(Schedule)),
             ),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("max_grad_norm", self.max_grad_norm > 0, "more than 0"),
-            ("lora_r", self.lora_r >= 1, "at least 1"),
-            ("lora_alpha", self.lora_alpha > 0, "more than 0"),
-            ("lora_dropout", 0 <= self.lora_dropout < 1, "0 or more and less than 1"),
-            ("target_modules", bool(self.target_modules), "layer names or 'all-linear'"),
-            ("dtype", self.dtype in ("auto", "bfloat16", "float32"), "auto, bfloat16 or float32"),
-            ("max_length", self.max_length >= 2, "at least 2"),
+            ("weight_decay", _at_least(self.weight_decay, 0), "0 or more"),
+            ("max_grad_norm", _at_least(self.max_grad_norm, 0) and self.max_grad_norm > 0, "more than 0"),
+            ("seed", is_count(self.seed), "a whole number"),
+            ("lora_r", _whole(self.lora_r, 1), "at least 1"),
+            ("lora_alpha", _at_least(self.lora_alpha, 0) and self.lora_alpha > 0, "more than 0"),
+            (
+                "lora_dropout",
+                _at_least(self.lora_dropout, 0) and self.lora_dropout < 1,
+                "0 or more, less than 1",
+            ),
+            (
+                "target_modules",
+                bool(modules) and isinstance(modules, Iterable),
+                "layer names or 'all-linear'",
+            ),
+            ("dtype", self.dtype in get_args(Dtype), ", ".join(get_args(Dtype))),
+            ("max_length", _whole(self.max_length, 2), "at least 2"),
         )
         for name, good, expected in checks:
             if not good:
@@ -92,3 +108,11 @@ class TrainConfig(Record):
     def warmup_steps(self, total: int) -> int:
         """Number of warm-up steps among `total`; never all, because the first has a rate of 0."""
         return min(math.ceil(self.warmup_ratio * total), total - 1)
+
+
+def _whole(value: Any, least: int) -> bool:
+    return is_count(value) and value >= least
+
+
+def _at_least(value: Any, least: float) -> bool:
+    return is_number(value) and value >= least

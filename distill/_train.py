@@ -24,13 +24,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, T
 
 from docendo.agents import models
 from docendo.agents._engine import best_dtype
+from docendo.checks import is_number
 from docendo.distill._adapter import CARD, SETTINGS, WEIGHTS, Adapter, model_card
 from docendo.distill._batches import Encoded, encode, pad
 from docendo.distill._config import TrainConfig
 from docendo.distill._kernels import speed_up
 from docendo.distill._lineage import data_digest, lineage, record_dataset
 from docendo.distill._trainer import ObjectiveTrainer
-from docendo.errors import AdapterError, DataError, ModelFailure, ModelNotFound, SilentNoOp
+from docendo.errors import AdapterError, ConfigError, DataError, ModelFailure, ModelNotFound, SilentNoOp
 from docendo.files import new_directory, require_writable, write_text
 from docendo.manifest import MANIFEST, write_manifest
 from docendo.memory import Artifacts, Database
@@ -93,7 +94,8 @@ def train(
     name = name or output.name
     source = models.resolve(model)
     fingerprint = models.fingerprint(source)
-    rows = [dict(row) for row in dataset]
+    rows = [_row(number, row) for number, row in enumerate(dataset)]
+    _require_json(metadata or {})
     if not rows:
         raise DataError(
             "the dataset is empty", expected="at least one row", remedy="build it with sft_dataset"
@@ -116,7 +118,7 @@ def train(
             _record(database, rows, finished.manifest)
             return finished
     require_writable(output)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     examples, too_long = encode(rows, tokenizer, max_length=config.max_length)
     if too_long and not quiet:
         say(f"{too_long} of {len(rows)} examples have more than {config.max_length} tokens and are left out.")
@@ -163,6 +165,25 @@ def _record(database: Database | None, rows: list[dict[str, Any]], manifest: Map
             name=manifest["name"],
             base=manifest["base"]["fingerprint"],
         )
+
+
+def _row(number: int, row: object) -> dict[str, Any]:
+    """A row of the dataset that its digest can be made of; `encode` checks the rest."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"row {number} of the dataset is {row!r}"[:200], expected="a mapping with a prompt")
+    weight = row.get("weight", 1.0)
+    if not is_number(weight):
+        raise DataError(f"row {number} has the weight {weight!r}", expected="a finite number, 0 or more")
+    return dict(row)
+
+
+def _require_json(metadata: Mapping[str, Any]) -> None:
+    """Refuses facts that the manifest cannot hold, before the training and not after it."""
+    for key, value in metadata.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"metadata.{key} is {value!r} ({error})", expected="JSON values") from None
 
 
 class _Trained:
@@ -265,11 +286,22 @@ def _load(source: Path, config: TrainConfig, older: Adapter | None) -> Any:
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(config.dtype) or best_dtype()
     with _quiet_libraries():
         try:
-            base = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+            base = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelNotFound(f"cannot load {source}: {str(error).splitlines()[0]}") from error
         if older is not None:
-            return PeftModel.from_pretrained(base, str(older.path), is_trainable=True)
+            try:
+                return PeftModel.from_pretrained(base, str(older.path), is_trainable=True)
+            except SafetensorError as error:
+                raise AdapterError(
+                    f"{older.path / WEIGHTS} holds no safetensors ({error})", remedy="train it again"
+                ) from error
         modules = (
             config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, Self, TypeAlias, TypedDict, get_args
 
-from docendo.errors import CapabilityError, ConfigError
+from docendo.checks import is_count, is_number
+from docendo.errors import CapabilityError, ConfigError, DataError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
@@ -115,7 +116,12 @@ class Grammar(Record):
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any]) -> Self:
         """JSON text that satisfies a schema. Properties are written in the schema's order."""
-        return cls(kind="json_schema", spec=json.dumps(schema))
+        try:
+            return cls(kind="json_schema", spec=json.dumps(schema))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the schema cannot be written as JSON ({error})", expected="JSON values"
+            ) from None
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
@@ -175,19 +181,28 @@ class SamplingParams(Record):
             raise ConfigError(
                 f"stop is the string {stop!r}", expected="a tuple of strings", remedy="write (text,)"
             )
-        object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for name in ("stop", "stop_token_ids"):
+            if not isinstance(getattr(self, name), Iterable):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", expected="a tuple")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        penalty, top = self.repetition_penalty, self.top_logprobs
         checks = (
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_k", self.top_k >= 0, "0 (off) or more"),
-            ("top_p", 0 < self.top_p <= 1, "more than 0 and at most 1"),
-            ("min_p", 0 <= self.min_p < 1, "0 (off) or more and less than 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "more than 0"),
-            ("n", self.n >= 1, "at least 1"),
-            ("stop", all(self.stop), "strings that are not empty"),
-            ("stop_token_ids", all(token >= 0 for token in self.stop_token_ids), "token ids"),
-            ("top_logprobs", 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, f"0 to {MAX_TOP_LOGPROBS}"),
+            ("max_tokens", is_count(self.max_tokens) and self.max_tokens >= 1, "at least 1"),
+            ("temperature", is_number(self.temperature) and self.temperature >= 0, "0 or more"),
+            ("top_k", is_count(self.top_k) and self.top_k >= 0, "0 (off) or more"),
+            ("top_p", is_number(self.top_p) and 0 < self.top_p <= 1, "more than 0 and at most 1"),
+            ("min_p", is_number(self.min_p) and 0 <= self.min_p < 1, "0 (off) or more and less than 1"),
+            ("repetition_penalty", is_number(penalty) and penalty > 0, "more than 0"),
+            ("seed", self.seed is None or is_count(self.seed), "a whole number or None"),
+            ("n", is_count(self.n) and self.n >= 1, "at least 1"),
+            ("stop", all(isinstance(text, str) and text for text in self.stop), "strings that are not empty"),
+            (
+                "stop_token_ids",
+                all(is_count(token) and token >= 0 for token in self.stop_token_ids),
+                "token ids",
+            ),
+            ("top_logprobs", is_count(top) and 0 <= top <= MAX_TOP_LOGPROBS, f"0 to {MAX_TOP_LOGPROBS}"),
+            ("grammar", self.grammar is None or isinstance(self.grammar, Grammar), "a Grammar or None"),
         )
         for name, good, expected in checks:
             if not good:
@@ -234,6 +249,18 @@ class Origin(Record):
     item: str = ""
 
 
+def _check_prompt(name: str, value: object) -> None:
+    if not isinstance(value, Sequence):
+        raise ConfigError(
+            f"the {name} is {value!r}", expected="text, token ids, or chat messages in a prompt"
+        )
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is not None and not (is_number(timeout) and timeout > 0):
+        raise ConfigError(f"timeout is {timeout!r}", expected="seconds, more than 0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Record):
     """One generation request.
@@ -257,9 +284,11 @@ class Request(Record):
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the deadline."""
-        if self.timeout is not None and not self.timeout > 0:
-            raise ConfigError(f"timeout is {self.timeout!r}", expected="seconds, more than 0")
+        """Checks what every engine would stumble over."""
+        if not isinstance(self.sampling, SamplingParams):
+            raise ConfigError(f"sampling is {self.sampling!r}", expected="a SamplingParams")
+        _check_prompt("prompt", self.prompt)
+        _check_timeout(self.timeout)
 
     def needs(self) -> frozenset[Feature]:
         """What an engine must offer to answer it: that of its prompt, tools, adapter and sampling."""
@@ -294,9 +323,10 @@ class ScoreRequest(Record):
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the deadline."""
-        if self.timeout is not None and not self.timeout > 0:
-            raise ConfigError(f"timeout is {self.timeout!r}", expected="seconds, more than 0")
+        """Checks what every engine would stumble over."""
+        _check_prompt("prompt", self.prompt)
+        _check_prompt("completion", self.completion)
+        _check_timeout(self.timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +421,9 @@ class Result(Record):
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
         """Rebuilds a result stored by `to_json`."""
+        for name in ("completions", "usage"):
+            if name not in value:
+                raise DataError(f"the stored result has no {name!r}", expected="what Result.to_json returns")
         completions = tuple(
             Completion(
                 text=c["text"],
@@ -466,7 +499,7 @@ class Capabilities(Record):
             raise CapabilityError.lacking(missing, engine=engine, by=by)
 
 
-EventKind = Literal["generate", "score"]
+EventKind = Literal["generate", "score", "embed"]
 EventStatus = Literal["finished", "failed", "cancelled"]
 
 
@@ -475,12 +508,12 @@ class EngineEvent(Record):
     """One request that an engine has ended: what telemetry is made from. Times are Unix seconds.
 
     Attributes:
-        kind: Generation or scoring.
+        kind: Generation, scoring or embedding.
         status: How it ended.
         origin: Who asked.
         model: What the model was loaded as.
         adapter: Name of the adapter, or None for the base model.
-        sampling: Decoding settings; those of a scoring request are the defaults.
+        sampling: Decoding settings; the defaults, where nothing was generated.
         usage: Tokens of the request.
         finish_reasons: Why each sample ended.
         submitted: When it was submitted.
@@ -641,9 +674,31 @@ class Trace(Record):
     posts: tuple[str, ...] = ()
     trust: str = ""
 
+    def __post_init__(self) -> None:
+        """Checks what would be stored and only fail when somebody learns from it."""
+        messages: object = self.messages
+        checks = (
+            ("author", isinstance(self.author, Author), "an Author"),
+            (
+                "messages",
+                isinstance(messages, (list, tuple)) and all(isinstance(one, Mapping) for one in messages),
+                "chat messages",
+            ),
+            ("completion", isinstance(self.completion, str), "text"),
+            ("split", self.split in get_args(Split), f"one of {', '.join(get_args(Split))}"),
+            ("rewards", isinstance(self.rewards, Mapping), "numbers by name"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                seen = repr(getattr(self, name))[:80]
+                raise DataError(f"{name} of trace {self.id!r} is {seen}", expected=expected)
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Trace:
         """Rebuilds a trace stored by `to_json`."""
+        for name in ("id", "run", "item", "author", "messages", "completion"):
+            if name not in value:
+                raise DataError(f"the stored trace has no {name!r}", expected="what Trace.to_json returns")
         sequences = {
             name: tuple(value[name])
             for name in ("messages", "parents", "token_ids", "logprobs", "posts")

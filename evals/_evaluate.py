@@ -150,6 +150,10 @@ def evaluate(
 def _check(items: tuple[Item, ...], concurrency: int) -> None:
     if not items:
         raise DataError("there is no item to evaluate", expected="at least one")
+    for entry in items:
+        given: object = entry
+        if not isinstance(given, Item):
+            raise DataError(f"an item is {given!r}", expected="items, as from evals.tasks or evals.make_item")
     item, count = Counter(item.id for item in items).most_common(1)[0]
     if count > 1:
         raise DataError(f"item {item} occurs {count} times", expected="each item once")

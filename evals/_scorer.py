@@ -11,7 +11,9 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import get_args
 
+from docendo.checks import is_number
 from docendo.errors import ConfigError, DataError
 from docendo.evals._numbers import number, numbers, show
 from docendo.hashing import digest
@@ -92,8 +94,16 @@ def make_item(
         >>> item.gold, ExactScorer().score(item, "2 + 2 = 4").correct
         (<gold>, True)
     """
+    if not isinstance(question, str):
+        raise DataError(f"question is {question!r}", expected="text")
     if not question.strip():
         raise DataError("question is empty", expected="text")
+    if split not in get_args(Split):
+        raise DataError(f"split is {split!r}", expected=f"one of {', '.join(get_args(Split))}")
+    if isinstance(choices, str):
+        raise DataError(f"choices is the text {choices!r}", expected="a sequence of texts")
+    if not (answer is None or isinstance(answer, str) or is_number(answer)):
+        raise DataError(f"answer is {answer!r}", expected="text or a finite number")
     text = None if answer is None else str(answer).strip()
     if text == "":
         raise DataError("answer is empty", expected="text or a number")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from docendo.checks import is_count
 from docendo.errors import ConfigError, DataError, LeakError
 from docendo.evals._scorer import ExactScorer, normalise
 from docendo.evals._sources import Raw, Source, open_source
@@ -123,8 +124,8 @@ def tasks(
     """
     wanted: dict[Split, int] = {"test": test, "dev": dev, "train": train}
     for name, size in wanted.items():
-        if size < 0:
-            raise ConfigError(f"{name} is {size}", expected="0 or more")
+        if not is_count(size) or size < 0:
+            raise ConfigError(f"{name} is {size!r}", expected="0 or more")
     if not any(wanted.values()):
         raise DataError(
             "train, dev and test are all 0",

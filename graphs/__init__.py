@@ -5,20 +5,38 @@ from typing import TYPE_CHECKING
 from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from docendo.graphs._blackboard import BlackboardState, blackboard
+    from docendo.graphs._checkpoints import checkpointer
     from docendo.graphs._demonstrate import DemonstrationState, demonstrate
+    from docendo.graphs._diff import RunDiff, diff_runs
+    from docendo.graphs._manage import RunInfo, describe_run, find_run, list_runs
     from docendo.graphs._nodes import Grader, description, node
+    from docendo.graphs._prune import Pruned, prune_runs
     from docendo.graphs._run import Run, arun, run
+    from docendo.graphs._state import LargeState
     from docendo.graphs._tutoring import TutoringState, tutoring
 
 __all__ = [
+    "BlackboardState",
     "DemonstrationState",
     "Grader",
+    "LargeState",
+    "Pruned",
     "Run",
+    "RunDiff",
+    "RunInfo",
     "TutoringState",
     "arun",
+    "blackboard",
+    "checkpointer",
     "demonstrate",
+    "describe_run",
     "description",
+    "diff_runs",
+    "find_run",
+    "list_runs",
     "node",
+    "prune_runs",
     "run",
     "tutoring",
 ]
@@ -26,6 +44,12 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "checkpointer": "docendo.graphs._checkpoints",
+        **dict.fromkeys(("RunDiff", "diff_runs"), "docendo.graphs._diff"),
+        **dict.fromkeys(("RunInfo", "describe_run", "find_run", "list_runs"), "docendo.graphs._manage"),
+        **dict.fromkeys(("Pruned", "prune_runs"), "docendo.graphs._prune"),
+        "LargeState": "docendo.graphs._state",
+        **dict.fromkeys(("BlackboardState", "blackboard"), "docendo.graphs._blackboard"),
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
         **dict.fromkeys(("Grader", "description", "node"), "docendo.graphs._nodes"),
         **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),

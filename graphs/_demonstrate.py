@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from langgraph.graph import END, START, StateGraph
 
 from docendo.agents import Agent, RunContext
-from docendo.graphs._nodes import Grader, finish, node
+from docendo.graphs._nodes import Grader, finish, node, require_agents, require_keep
 
 
 class DemonstrationState(TypedDict, total=False):
@@ -67,7 +67,12 @@ def demonstrate(*, teacher: Agent, verifier: Grader, keep: int = 2, **compile_op
 
     Returns:
         A compiled LangGraph graph from `{"item": id}` to `DemonstrationState`.
+
+    Raises:
+        ConfigError: if an agent is none, or `keep` less than 1.
     """
+    require_agents(teacher=teacher, verifier=verifier)
+    require_keep(keep)
 
     async def run(state: DemonstrationState, context: RunContext) -> dict[str, Any]:
         item = state["item"]

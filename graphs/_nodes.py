@@ -16,6 +16,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
 
 from docendo.agents import RunContext, Verdict
+from docendo.checks import is_count
 from docendo.errors import ConfigError
 from docendo.records import Author, Item
 
@@ -78,6 +79,27 @@ def _context() -> RunContext:
     return context
 
 
+def require_agents(**agents: Any) -> None:
+    """Refuses what cannot stand in a graph, when the graph is built.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    for name, agent in agents.items():
+        if not callable(getattr(agent, "describe", None)):
+            raise ConfigError(f"{name} is {agent!r}", expected="an agent, or a verifier where one grades")
+
+
+def require_keep(keep: object) -> None:
+    """Refuses to keep less than one demonstration.
+
+    Raises:
+        ConfigError: if `keep` is not a whole number of at least 1.
+    """
+    if not is_count(keep) or keep < 1:
+        raise ConfigError(f"keep is {keep!r}", expected="at least 1")
+
+
 def node(
     function: Callable[[State, RunContext], Awaitable[dict[str, Any]]], name: str
 ) -> Runnable[Any, dict[str, Any]]:
@@ -134,7 +156,13 @@ def finish(
 
 
 def description(graph: Any) -> dict[str, Any]:
-    """The JSON description of a graph: the one its builder attached, else its name and structure."""
+    """The JSON description of a graph: the one its builder attached, else its name and structure.
+
+    Raises:
+        ConfigError: if it is no compiled graph.
+    """
+    if not callable(getattr(graph, "get_graph", None)):
+        raise ConfigError(f"the graph is {graph!r}", expected="a compiled LangGraph graph")
     attached = ((getattr(graph, "config", None) or {}).get("metadata") or {}).get("docendo")
     if attached:
         return dict(attached)

@@ -8,18 +8,22 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from docendo.agents import RunContext
 from docendo.errors import ConfigError, DataError, DocendoError, InfrastructureError, StorageError, UserError
 from docendo.files import write_json, write_text
 from docendo.graphs._nodes import blocking, description
+from docendo.graphs._state import check_state
 from docendo.hashing import digest
-from docendo.memory import DATABASE, Blackboard, Database, RunStore
+from docendo.memory import DATABASE, Blackboard, Database, RunStore, copy_journal
 from docendo.progress import Progress, progress
 from docendo.records import Item, Trace
+
+Durability = Literal["sync", "async", "exit"]
 
 #: Items in flight: enough to keep the engine's rows filled while some items wait for a verdict.
 CONCURRENCY = 128
@@ -37,32 +41,48 @@ class Run:
     """
 
     def __init__(
-        self, context: RunContext, folder: Path, outcomes: dict[str, dict[str, Any]], seconds: float
+        self,
+        context: RunContext,
+        folder: Path,
+        outcomes: dict[str, dict[str, Any]],
+        seconds: float,
+        *,
+        owner: bool = True,
     ) -> None:
-        """Made by `run`; `Run.open` reads one back."""
+        """Made by `run`; `Run.open` reads one back. `owner`: the database is closed with the run."""
         self.name, self.folder, self.outcomes, self.seconds = context.run, folder, outcomes, seconds
-        self._context = context
+        self._context, self._owner = context, owner
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
-        """Opens the folder of an earlier run.
+    def open(cls, folder: str | Path, *, database: str | Path | None = None) -> Self:
+        """Opens the folder of an earlier run; `database` names the database if it is not in there.
 
         Raises:
             DataError: if the folder holds no run.
         """
         folder = Path(folder)
+        if database is not None:
+            memory = Database.open(database, create=False)
+            name = folder.resolve().name
+            try:
+                RunStore(memory).get(name)
+                return cls(RunContext((), memory, run=name), folder, RunStore(memory).finished(name), 0.0)
+            except DocendoError:
+                memory.close()
+                raise
         path = folder / DATABASE
         if not path.is_file():
             raise DataError(
                 f"{folder} holds no run", expected=f"a folder with {DATABASE}", remedy="see runs/"
             )
-        database = Database.open(path)
-        rows = RunStore(database).list()
+        memory = Database.open(path)
+        rows = RunStore(memory).list()
         if not rows:
+            memory.close()
             raise DataError(f"{path} holds no run", remedy="start it again with the same name and --resume")
         names = [row.run for row in rows]
         name = folder.resolve().name if folder.resolve().name in names else names[-1]
-        return cls(RunContext((), database, run=name), folder, RunStore(database).finished(name), 0.0)
+        return cls(RunContext((), memory, run=name), folder, RunStore(memory).finished(name), 0.0)
 
     @property
     def board(self) -> Blackboard:
@@ -102,8 +122,9 @@ class Run:
         }
 
     def close(self) -> None:
-        """Closes the database."""
-        self._context.database.close()
+        """Closes the database, unless it was handed to `run` open."""
+        if self._owner:
+            self._context.database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +148,9 @@ async def arun(
     resume: bool = False,
     concurrency: int = CONCURRENCY,
     config: Mapping[str, Any] | None = None,
-    database: Database | None = None,
+    database: Database | str | Path | None = None,
+    parent: str | Path | None = None,
+    durability: Durability = "exit",
     quiet: bool = False,
 ) -> Run:
     """Runs a graph on every item; see `run`."""
@@ -140,6 +163,7 @@ async def arun(
     name = name or f"{what['graph']}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise ConfigError(f"the run's name is {name!r}", expected="letters, digits, '.', '_' and '-'")
+    _require_json(config or {})
     resolved = {
         **what,
         "seed": seed,
@@ -151,44 +175,78 @@ async def arun(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {target}: {error.strerror}; choose another folder") from error
-    opened = database is None
-    memory = database or Database.open(target / DATABASE)
+    plan = _Plan(
+        config=resolved,
+        folder=target,
+        seed=seed,
+        resume=resume,
+        workers=min(concurrency, len(chosen)),
+        parent=parent,
+        durability=durability,
+        quiet=quiet,
+    )
+    if isinstance(database, Database):
+        return await _run_items(graph, chosen, database, plan)
+    memory = Database.open(target / DATABASE if database is None else database)
     try:
-        return await _run_items(graph, chosen, memory, resolved, target, seed, resume, concurrency, quiet)
+        done = await _run_items(graph, chosen, memory, plan)
     except BaseException:
-        if opened:
-            memory.close()
+        memory.close()
         raise
+    done._owner = True
+    return done
 
 
-async def _run_items(
-    graph: Any,
-    items: Mapping[str, Item],
-    database: Database,
-    config: dict[str, Any],
-    folder: Path,
-    seed: int,
-    resume: bool,
-    concurrency: int,
-    quiet: bool,
-) -> Run:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """The checked arguments of a run."""
+
+    config: dict[str, Any]
+    folder: Path
+    seed: int
+    resume: bool
+    workers: int
+    parent: str | Path | None
+    durability: Durability
+    quiet: bool
+
+
+async def _run_items(graph: Any, items: Mapping[str, Item], database: Database, plan: _Plan) -> Run:
+    folder, config = plan.folder, plan.config
     began, name = time.monotonic(), folder.name
     runs = RunStore(database)
-    with runs.running(name, config, resume=resume) as row:
+    origin: dict[str, Any] = {"folder": str(folder.absolute())}
+    if plan.parent is not None:
+        origin["parent"] = _descend(database, plan.parent)
+    with runs.running(name, config, resume=plan.resume, origin=origin) as row:
         write_json(folder / "config.json", config)
-        context = RunContext(items.values(), database, run=name, graph=str(config["graph"]), seed=seed)
+        context = RunContext(items.values(), database, run=name, graph=str(config["graph"]), seed=plan.seed)
         # Two runs of one name, in two folders, must not share a checkpointer's threads.
         context.thread = f"{name}@{row.created}"
         outcomes = runs.finished(name)
         todo = iter([item for item in items if item not in outcomes])
-        with progress(str(config["graph"]), len(items), quiet=quiet) as bar:
+        with progress(str(config["graph"]), len(items), quiet=plan.quiet) as bar:
             bar.advance(len(outcomes))
-            await _work(graph, context, runs, todo, outcomes, bar, min(concurrency, len(items)))
-    finished = Run(context, folder, outcomes, time.monotonic() - began)
-    lines = [json.dumps({"item": item, **outcomes[item]}, ensure_ascii=False) for item in sorted(outcomes)]
-    write_text(folder / "items.jsonl", "\n".join(lines) + "\n")
-    write_json(folder / "summary.json", finished.summary())
+            await _work(graph, context, runs, todo, outcomes, bar, plan)
+        seconds = time.monotonic() - began
+        finished = Run(context, folder, outcomes, seconds, owner=False)
+        lines = [json.dumps({"item": i, **outcomes[i]}, ensure_ascii=False) for i in sorted(outcomes)]
+        write_text(folder / "items.jsonl", "\n".join(lines) + "\n")
+        write_json(folder / "summary.json", finished.summary())
     return finished
+
+
+def _descend(database: Database, parent: str | Path) -> dict[str, Any]:
+    """Makes the finished calls of an older run known to a new one; returns what is recorded of the parent."""
+    path = Path(parent) / DATABASE
+    if not path.is_file():
+        RunStore(database).get(str(parent))  # in the same database, so its calls are known already
+        return {"run": str(parent), "database": database.label}
+    name = path.parent.resolve().name
+    with Database.open(path, read_only=True) as older:
+        RunStore(older).get(name)
+        copy_journal(older, database)
+        return {"run": name, "database": older.label}
 
 
 def run(
@@ -201,7 +259,9 @@ def run(
     resume: bool = False,
     concurrency: int = CONCURRENCY,
     config: Mapping[str, Any] | None = None,
-    database: Database | None = None,
+    database: Database | str | Path | None = None,
+    parent: str | Path | None = None,
+    durability: Durability = "exit",
     quiet: bool = False,
 ) -> Run:
     """Runs a graph on every item, many at once, and keeps everything in `folder/name`.
@@ -220,15 +280,22 @@ def run(
         resume: Go on with a run of this name.
         concurrency: Most items in flight.
         config: More settings to record, and to compare when resuming.
-        database: An open database to use instead of the folder's own; it stays open.
+        database: What to use instead of the folder's own database: a path or URL, or an open one, which
+            stays open. Any number of processes may run on one database, with runs of different names.
+        parent: Folder of an older run, or its name in the same database, whose finished calls are used
+            where they are asked for again; it is recorded as the run's origin and not changed.
+        durability: Of a graph with a checkpointer: when its states are stored, as LangGraph's `invoke` takes
+            it. At the end is enough to resume a run: an item that was stopped starts again and its
+            finished calls are in the journal. "sync" stores the state of every step.
         quiet: Show no progress.
 
     Returns:
         The finished run.
 
     Raises:
-        ResumeError: if the run exists and `resume` is false, or its configuration differs.
-        DataError: if there are no items.
+        ResumeError: if the run exists and `resume` is false, if another process works on it, or if its
+            configuration differs.
+        DataError: if there are no items, or no such parent.
         StorageError: if the folder cannot be written.
     """
     return blocking(
@@ -242,9 +309,20 @@ def run(
             concurrency=concurrency,
             config=config,
             database=database,
+            parent=parent,
+            durability=durability,
             quiet=quiet,
         )
     )
+
+
+def _require_json(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration that cannot be recorded, before anything is written."""
+    for key, value in config.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"config.{key} is {value!r} ({error})", expected="JSON values") from None
 
 
 def _digest(items: Mapping[str, Item]) -> str:
@@ -253,7 +331,12 @@ def _digest(items: Mapping[str, Item]) -> str:
 
 def _unique(items: Iterable[Item]) -> dict[str, Item]:
     chosen: dict[str, Item] = {}
+    if not isinstance(items, Iterable):
+        raise DataError(f"items is {items!r}", expected="items, such as task.train")
     for item in items:
+        given: object = item
+        if not isinstance(given, Item):
+            raise DataError(f"an item is {given!r}", expected="items, as from evals.tasks or evals.make_item")
         if item.id in chosen:
             raise DataError(f"item {item.id} occurs twice", expected="items with different ids")
         chosen[item.id] = item
@@ -269,47 +352,54 @@ async def _work(
     todo: Iterator[str],
     outcomes: dict[str, dict[str, Any]],
     bar: Progress,
-    workers: int,
+    plan: _Plan,
 ) -> None:
     solved = sum(bool(o.get("solved")) for o in outcomes.values())
 
     async def worker() -> None:
         nonlocal solved
         for item in todo:
-            outcome = await _one(graph, context, item)
+            outcome = await _one(graph, context, item, plan.durability)
             outcomes[item] = runs.finish_item(context.run, item, outcome)
             solved += bool(outcome.get("solved"))
             bar.advance(note=f"solved {solved}")
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
+            for _ in range(plan.workers):
                 group.create_task(worker())
     except BaseExceptionGroup as errors:
         # One clear error instead of a group: the first cancels the other workers.
         raise errors.exceptions[0] from None
 
 
-async def _one(graph: Any, context: RunContext, item: str) -> dict[str, Any]:
+async def _one(graph: Any, context: RunContext, item: str, durability: Durability) -> dict[str, Any]:
     config = {"configurable": {"thread_id": f"{context.thread}/{item}"}}
-    # A thread that a checkpointer left half-way goes on from there; anything else starts.
-    start = None if await _stopped(graph, config) else {"item": item}
+    # A thread that a checkpointer knows goes on from there, also one that has nothing left to do: its
+    # process may have died before the outcome was stored, and the input would start it a second time.
+    start = {"item": item} if await _checkpoint(graph, config) is None else None
+    # LangGraph warns of a durability without a checkpointer.
+    options = {"durability": durability} if getattr(graph, "checkpointer", None) else {}
     try:
-        state = await graph.ainvoke(start, config, context=context)
+        state = await graph.ainvoke(start, config, context=context, **options)
     except (UserError, InfrastructureError):
         raise
     except DocendoError as error:
         return {"status": "failed", "error": error.code, "message": str(error)}
-    if await _stopped(graph, config):
+    reached = await _checkpoint(graph, config)
+    if reached is not None and reached.next:
         raise ConfigError(
             "the graph stopped at an interrupt, which a run over many items cannot answer",
             remedy="invoke it item by item, or build it without interrupts",
         )
-    return {**{key: value for key, value in state.items() if key != "item"}, "status": "done"}
+    outcome = {**{key: value for key, value in state.items() if key != "item"}, "status": "done"}
+    check_state(outcome, run=context.run, item=item)
+    return outcome
 
 
-async def _stopped(graph: Any, config: dict[str, Any]) -> bool:
-    """Whether a checkpointed thread has nodes left to run."""
+async def _checkpoint(graph: Any, config: dict[str, Any]) -> Any:
+    """What a checkpointer knows of a thread, or None."""
     if not getattr(graph, "checkpointer", None):
-        return False
-    return bool((await graph.aget_state(config)).next)
+        return None
+    state = await graph.aget_state(config)
+    return None if state.metadata is None else state

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypedDict
 from langgraph.graph import END, START, StateGraph
 
 from docendo.agents import Agent, RunContext, Student
+from docendo.checks import is_count
 from docendo.errors import ConfigError
 from docendo.graphs._demonstrate import demonstrate_item
-from docendo.graphs._nodes import Grader, finish, node
+from docendo.graphs._nodes import Grader, finish, node, require_agents, require_keep
 from docendo.quoting import quoted
 from docendo.records import PublicItem
 
@@ -202,8 +203,10 @@ def tutoring(
     Raises:
         ConfigError: if the verifier cannot check hints, or `retries` is negative.
     """
-    if retries < 0:
-        raise ConfigError(f"retries is {retries}", expected="0 or more")
+    if not is_count(retries) or retries < 0:
+        raise ConfigError(f"retries is {retries!r}", expected="0 or more")
+    require_agents(student=student, verifier=verifier)
+    require_keep(keep)
     if tutor is not None and not verifier.sees_gold:
         raise ConfigError(
             "the verifier cannot tell whether a hint states the answer",

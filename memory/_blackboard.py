@@ -27,6 +27,7 @@ from docendo.memory._database import Database
 from docendo.memory._keys import Keys
 from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._store import Store
+from docendo.memory._subscribe import Subscription, subscribe
 from docendo.memory._taint import Taint
 from docendo.memory._trust import TrustEvent, TrustLog
 from docendo.memory._view import BoardView
@@ -165,18 +166,23 @@ class Blackboard(Store):
             "parents": _text.encode(links),
             "traces": _text.encode(turns),
         }
+        values["author"], parts = _payloads.prepare(stamp, whole=True)
+        values["body"], more = _payloads.prepare(content)
+        parts.update(more)
         with self.database.transaction() as connection:
-            stored = self._row(connection, values["id"])
-            if stored is not None:
-                if stored.key != key:
-                    raise IntegrityError(
-                        f"post {stored.seq} ({stored.id}) of board {self.name!r} has the key {stored.key!r}; "
-                        f"expected {key!r}; restore a backup"
+            there = {"ids": [values["id"], *links], "on_board": self.name}
+            known = set(connection.scalars(_posts.KNOWN, there))
+            if values["id"] in known:
+                return self._stored(connection, values["id"], key)
+            for parent in links:
+                if parent not in known:
+                    raise DataError(
+                        f"the parent {parent!r} is not on board {self.name!r}",
+                        expected="ids of posts on this board",
+                        remedy="post the parent first",
                     )
-                return self._trust.built(connection, [stored])[0]
-            self._require(connection, links, turns)
-            values["author"] = _payloads.store(self.database, connection, stamp, whole=True)
-            values["body"] = _payloads.store(self.database, connection, content)
+            self._require_turns(connection, turns)
+            _payloads.keep(self.database, connection, parts)
             row = self._posts.append(connection, {**values, "created": time.time()})
             if links:
                 pairs = [{"parent": parent, "child": row["id"]} for parent in links]
@@ -255,6 +261,20 @@ class Blackboard(Store):
         kept = kept[:limit]
         return kept[::-1] if newest else kept
 
+    def count(
+        self,
+        *,
+        kind: str | None = None,
+        run: str | None = None,
+        item: str | None = None,
+        channel: str | None = None,
+    ) -> int:
+        """Returns how many posts there are; filters as for `posts`."""
+        with self.database.reading() as connection:
+            self._known(connection, kind=kind, channel=channel)
+            filters = {"kind": kind, "run": run, "item": item, "channel": channel}
+            return int(connection.scalar(_posts.count(self.name, **filters)) or 0)
+
     def search(
         self,
         query: str,
@@ -318,6 +338,33 @@ class Blackboard(Store):
             if scores[number] > 0 and trust in (None, post.trust)
         ]
         return sorted(hits, key=lambda hit: (-hit.score, -hit.post.seq))[:limit]
+
+    def subscribe(
+        self,
+        *,
+        after: int = 0,
+        name: str = "",
+        timeout: float | None = None,
+        kind: str | None = None,
+        run: str | None = None,
+        item: str | None = None,
+        channel: str | None = None,
+        agent: str | None = None,
+    ) -> Subscription:
+        """Returns the posts that are there and those that come, from any process, in sequence order.
+
+        Args:
+            after: Only posts with a sequence number above this.
+            name: Remembers the position that is acknowledged, under this name.
+            timeout: Iteration ends after so many seconds without a new post; None goes on for ever.
+            kind: Only this kind.
+            run: Only of this run.
+            item: Only of this item.
+            channel: Only on this channel.
+            agent: Only by this agent.
+        """
+        filters = {"kind": kind, "run": run, "item": item, "channel": channel, "agent": agent}
+        return subscribe(self, after=after, name=name, timeout=timeout, **filters)
 
     def children(self, post_id: str) -> list[Post]:
         """Returns the posts that name this one as a parent, in sequence order."""
@@ -495,26 +542,25 @@ class Blackboard(Store):
     def _row(self, connection: sa.Connection, post_id: str) -> sa.Row[Any] | None:
         return connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).one_or_none()
 
-    def _require(self, connection: sa.Connection, parents: Sequence[str], traces: Sequence[str]) -> None:
-        if parents:
-            query = {"wanted": parents, "on_board": self.name}
-            there = set(connection.scalars(_posts.ON_BOARD, query))
-            for parent in parents:
-                if parent not in there:
-                    raise DataError(
-                        f"the parent {parent!r} is not on board {self.name!r}",
-                        expected="ids of posts on this board",
-                        remedy="post the parent first",
-                    )
-        if traces:
-            there = set(connection.scalars(_TURNS, {"wanted": traces}))
-            for trace in traces:
-                if trace not in there:
-                    raise DataError(
-                        f"the turn {trace!r} is not stored in {self.database.label}",
-                        expected="ids of traces in the board's database",
-                        remedy="store the trace first",
-                    )
+    def _require_turns(self, connection: sa.Connection, traces: Sequence[str]) -> None:
+        there = set(connection.scalars(_TURNS, {"wanted": traces})) if traces else set()
+        for trace in traces:
+            if trace not in there:
+                raise DataError(
+                    f"the turn {trace!r} is not stored in {self.database.label}",
+                    expected="ids of traces in the board's database",
+                    remedy="store the trace first",
+                )
+
+    def _stored(self, connection: sa.Connection, post_id: str, key: str) -> Post:
+        rows = connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).all()
+        post = self._trust.built(connection, rows)[0]
+        if post.key != key:
+            raise IntegrityError(
+                f"post {post.seq} ({post.id}) of board {self.name!r} has the key {post.key!r}; "
+                f"expected {key!r}; restore a backup"
+            )
+        return post
 
     def _related(self, ids: Any) -> list[Post]:
         with self.database.reading() as connection:

@@ -209,16 +209,21 @@ def turn_edges(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def verify_turns(connection: sa.Connection) -> Iterator[Damage]:
-    """Compares the edges of turns with the stored turns, which are intact."""
+    """Compares the edges of turns with the stored turns, which are intact.
+
+    Edges of turns that were pruned stay, so that what they led to is still found.
+    """
     table = _schema.traces
+    known: set[str] = set()
     expected: set[tuple[str, str, str]] = set()
     for rows in connection.execute(sa.select(table.c.id, table.c.record)).partitions(_BATCH):
         # Of a record only this much is read: tokens and texts are the larger part.
         parts = [{name: json.loads(row.record)[name] for name in ("parents", "author")} for row in rows]
         loaded = _payloads.load(connection, map(encode, parts))
         for row, part in zip(rows, loaded, strict=True):
+            known.add(row.id)
             expected.update(turn_edges({**part, "id": row.id}))
-    yield from _differences(connection, (TURN, SPOKE), expected)
+    yield from _differences(connection, (TURN, SPOKE), expected, of=known)
 
 
 def verify_posts(connection: sa.Connection) -> Iterator[Damage]:
@@ -238,11 +243,16 @@ def verify_artifacts(connection: sa.Connection, expected: set[tuple[str, str, st
 
 
 def _differences(
-    connection: sa.Connection, kinds: tuple[str, ...], expected: set[tuple[str, str, str]]
+    connection: sa.Connection,
+    kinds: tuple[str, ...],
+    expected: set[tuple[str, str, str]],
+    *,
+    of: set[str] | None = None,
 ) -> Iterator[Damage]:
     found = {
         (row.kind, row.parent, row.child)
         for row in connection.execute(sa.select(_EDGES).where(_EDGES.c.kind.in_(kinds)))
+        if of is None or row.child in of
     }
     for edge in sorted(expected ^ found):
         reason = "is missing" if edge in expected else "belongs to no record"

@@ -106,7 +106,15 @@ def sqlite_engine(target: str, *, uri: bool = False, busy_seconds: float) -> sa.
         )
         # A flipped bit can make text invalid. Read it anyway: the row's digest then names the row.
         handle.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-        for setting in ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", "cell_size_check=ON"):
+        # Rows are small because long values are stored apart, and a commit writes whole pages: with
+        # pages of 2 KiB a post takes less of the disk, and less of the log.
+        for setting in (
+            "page_size=2048",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "trusted_schema=OFF",
+            "cell_size_check=ON",
+        ):
             handle.execute(f"PRAGMA {setting}")
         return handle
 

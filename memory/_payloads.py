@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 LEAST_BYTES = 160
 #: The key of a reference, `{"\u0000": hash}`. No other mapping may have it.
 _MARK = "\x00"
+#: How a reference begins in the text of a row, and all of it.
+SIGN = '{"\\u0000":"'
+_REFERENCE = re.compile(r'\{"\\u0000":"([A-Za-z0-9_-]{43})"\}')
 INCOMPLETE = "a part of its content is missing or damaged"
 _PLAIN, _DEFLATED = b"t", b"z"
 _BATCH = 500
@@ -93,6 +97,23 @@ def load(connection: sa.Connection, texts: Iterable[str]) -> list[Any]:
 def references(text: str) -> set[str]:
     """The hashes that a stored JSON text refers to directly."""
     return set(_references(json.loads(text)))
+
+
+def mentioned(text: str) -> set[str]:
+    """As `references`, found without reading the JSON: in any text, also where one only looks like it."""
+    return {_spelled_out(short) for short in _REFERENCE.findall(text)}
+
+
+def texts_of(connection: sa.Connection, names: set[str]) -> dict[str, str]:
+    """The stored texts of payloads by their hashes; a payload that is missing is left out.
+
+    Raises:
+        IntegrityError: if one is damaged, naming it.
+    """
+    ordered, there = sorted(names), set[str]()
+    for start in range(0, len(ordered), _BATCH):
+        there.update(connection.scalars(_THERE, {"wanted": ordered[start : start + _BATCH]}))
+    return _read(connection, there)
 
 
 def verify(connection: sa.Connection) -> tuple[set[str], list[Damage]]:

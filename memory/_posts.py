@@ -120,20 +120,33 @@ BY_ID = _POSTS.where(*_HERE)
 BY_NUMBER = _POSTS.where(_schema.posts.c.number.in_(sa.bindparam("numbers", expanding=True)))
 _WANTED = _schema.posts.c.id.in_(sa.bindparam("wanted", expanding=True))
 BY_IDS = sa.select(_schema.posts).where(_WANTED)
-ON_BOARD = sa.select(_schema.posts.c.id).where(_WANTED, _schema.posts.c.board == sa.bindparam("on_board"))
 LEVELS = _with_trust(_schema.posts.c.id, _schema.posts.c.board).where(_WANTED)
+KNOWN = sa.select(_schema.posts.c.id).where(
+    _schema.posts.c.board == sa.bindparam("on_board"),
+    _schema.posts.c.id.in_(sa.bindparam("ids", expanding=True)),
+)
 
 
 def select(board: str, *, after: int = 0, newest: bool = False, **equal: str | None) -> sa.Select[Any]:
     """Selects posts of a board in sequence order, or backwards; `equal` compares columns unless None."""
+    seq = _schema.posts.c.seq
+    return _where(_POSTS.where(seq > after), board, equal).order_by(seq.desc() if newest else seq)
+
+
+def count(board: str, **equal: str | None) -> sa.Select[Any]:
+    """Selects how many posts of a board there are."""
+    return _where(sa.select(sa.func.count()).select_from(_schema.posts), board, equal)
+
+
+def _where(query: sa.Select[Any], board: str, equal: Mapping[str, str | None]) -> sa.Select[Any]:
     table = _schema.posts
-    query = _POSTS.where(table.c.board == board, table.c.seq > after)
+    query = query.where(table.c.board == board)
     for name, value in equal.items():
         if value is not None:
             query = query.where(table.c[name] == _text.clean(value))
     if equal.get("channel") not in (None, MAIN):
         query = query.where(_OFF_MAIN)  # repeats what the partial index says, so that it is used
-    return query.order_by(table.c.seq.desc() if newest else table.c.seq)
+    return query
 
 
 def reached(post_id: str, start: str, end: str) -> sa.Select[Any]:

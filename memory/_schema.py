@@ -44,14 +44,16 @@ class Id(sa.types.TypeDecorator[str]):
         return f"?{raw.hex()}"
 
 
+# Compared byte by byte everywhere, not as the language of a server orders words.
+_Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # SQLite numbers rows by itself where the key is exactly INTEGER.
 _Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 meta = sa.Table(
     "docendo_meta",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -59,7 +61,7 @@ meta = sa.Table(
 heads = sa.Table(
     "docendo_heads",
     metadata,
-    sa.Column("chain", sa.Text, primary_key=True),
+    sa.Column("chain", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
@@ -78,19 +80,19 @@ posts = sa.Table(
     "docendo_posts",
     metadata,
     sa.Column("number", _Number, primary_key=True),
-    sa.Column("board", sa.Text, nullable=False),
+    sa.Column("board", _Text, nullable=False),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("id", Id, nullable=False, unique=True),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("channel", sa.Text, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("run", sa.Text, nullable=False),
-    sa.Column("item", sa.Text, nullable=False),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("process", sa.Text, nullable=False),
-    sa.Column("parents", sa.Text, nullable=False),
-    sa.Column("traces", sa.Text, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("key", _Text, nullable=False),
+    sa.Column("channel", _Text, nullable=False),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("run", _Text, nullable=False),
+    sa.Column("item", _Text, nullable=False),
+    sa.Column("author", _Text, nullable=False),
+    sa.Column("process", _Text, nullable=False),
+    sa.Column("parents", _Text, nullable=False),
+    sa.Column("traces", _Text, nullable=False),
+    sa.Column("body", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
@@ -117,14 +119,14 @@ links = sa.Table(
 trust = sa.Table(
     "docendo_trust",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("board", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("id", Id, nullable=False, unique=True),
     sa.Column("post", Id, nullable=False, index=True),
-    sa.Column("level", sa.Text, nullable=False),
+    sa.Column("level", _Text, nullable=False),
     sa.Column("cause", Id, nullable=False),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("author", _Text, nullable=False),
+    sa.Column("reason", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
@@ -141,9 +143,9 @@ trust = sa.Table(
 channels = sa.Table(
     "docendo_channels",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("board", _Text, primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("record", _Text, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -151,14 +153,14 @@ channels = sa.Table(
 keys = sa.Table(
     "docendo_keys",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("board", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("id", Id, nullable=False, unique=True),
-    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("key", _Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("value", sa.Text, nullable=False),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("process", sa.Text, nullable=False),
+    sa.Column("value", _Text, nullable=False),
+    sa.Column("author", _Text, nullable=False),
+    sa.Column("process", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
@@ -170,7 +172,7 @@ journal = sa.Table(
     "docendo_journal",
     metadata,
     sa.Column("key", Id, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("value", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("hash", Id, nullable=False),
 )
@@ -181,7 +183,7 @@ prompts = sa.Table(
     metadata,
     sa.Column("hash", Id, primary_key=True),
     sa.Column("parent", Id, nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("message", _Text, nullable=False),
 )
 
 traces = sa.Table(
@@ -189,12 +191,12 @@ traces = sa.Table(
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("id", Id, nullable=False, unique=True),
-    sa.Column("run", sa.Text, nullable=False),
-    sa.Column("item", sa.Text, nullable=False),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("split", sa.Text, nullable=False),
+    sa.Column("run", _Text, nullable=False),
+    sa.Column("item", _Text, nullable=False),
+    sa.Column("role", _Text, nullable=False),
+    sa.Column("split", _Text, nullable=False),
     sa.Column("prompt", Id, nullable=False),
-    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("record", _Text, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sa.Index("docendo_traces_by_item", "run", "item"),
 )
@@ -203,7 +205,7 @@ rewards = sa.Table(
     "docendo_rewards",
     metadata,
     sa.Column("trace", Id, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
     sa.Column("value", sa.Double, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
@@ -212,22 +214,37 @@ rewards = sa.Table(
 runs = sa.Table(
     "docendo_runs",
     metadata,
-    sa.Column("run", sa.Text, primary_key=True),
-    sa.Column("config", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("run", _Text, primary_key=True),
+    sa.Column("config", _Text, nullable=False),
+    sa.Column("origin", _Text, nullable=False),
+    sa.Column("status", _Text, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("updated", sa.Double, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("hash", _Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
 items = sa.Table(
     "docendo_items",
     metadata,
-    sa.Column("run", sa.Text, primary_key=True),
-    sa.Column("item", sa.Text, primary_key=True),
-    sa.Column("outcome", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("run", _Text, primary_key=True),
+    sa.Column("item", _Text, primary_key=True),
+    sa.Column("outcome", _Text, nullable=False),
+    sa.Column("hash", _Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Which process works on a run now. A row that its process left behind is told by the process being gone.
+leases = sa.Table(
+    "docendo_leases",
+    metadata,
+    sa.Column("run", _Text, primary_key=True),
+    sa.Column("token", _Text, nullable=False),
+    sa.Column("holder", _Text, nullable=False),
+    sa.Column("taken", sa.Double, nullable=False),
+    sa.Column("beat", sa.Double, nullable=False),
+    sa.Column("hash", _Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -254,7 +271,7 @@ for _statement in (
 descent = sa.Table(
     "docendo_descent",
     metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("kind", _Text, primary_key=True),
     sa.Column("parent", Id, primary_key=True),
     sa.Column("child", Id, primary_key=True),
     sa.Index("docendo_descent_by_child", "kind", "child"),
@@ -265,14 +282,26 @@ descent = sa.Table(
 artifacts = sa.Table(
     "docendo_artifacts",
     metadata,
-    sa.Column("board", sa.Text, primary_key=True),
+    sa.Column("board", _Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("id", Id, nullable=False, unique=True),
-    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("kind", _Text, nullable=False),
     sa.Column("artifact", Id, nullable=False, index=True),
-    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("record", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Embeddings of posts, made once per embedder. They can be made anew from the posts, but not noticed to be
+# wrong, hence the digest.
+vectors = sa.Table(
+    "docendo_vectors",
+    metadata,
+    sa.Column("post", Id, primary_key=True),
+    sa.Column("embedder", Id, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
 )

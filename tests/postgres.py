@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ class Cluster:
                 continue
         raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
 
+    @property
+    def running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        return self._server is not None and self._server.poll() is None
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stops the server: SIGINT ends connections and shuts down, SIGQUIT stops it as a crash would."""
         if self._server is not None:
@@ -133,28 +139,49 @@ class Databases:
     """Makes and drops databases on a server, through a connection of its own to the database `postgres`."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._made = 0
+        self._url = url.replace("+psycopg", "", 1)
+        self._made: list[str] = []
+        self._free: list[str] = []
 
     def execute(self, *statements: str) -> list[Any]:
         """Runs statements as the administrator and returns the rows of the last one."""
         import psycopg
 
         with psycopg.connect(self._url, autocommit=True, application_name="docendo tests") as connection:
+            rows: list[Any] = []
             for statement in statements:
                 cursor = connection.execute(statement)  # type: ignore[arg-type]
-            return cursor.fetchall() if cursor.description else []
+                rows = cursor.fetchall() if cursor.description else []
+            return rows
 
     def create(self, options: str = "") -> str:
         """Makes an empty database and returns its name."""
-        self._made += 1
-        name = f"docendo_test_{os.getpid()}_{self._made}"
+        name = f"docendo_test_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name} {options}")
+        self._made.append(name)
         return name
 
-    def drop(self, name: str) -> None:
-        """Drops a database, whoever is connected to it."""
-        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    def empty(self) -> str:
+        """Returns the name of an empty database: one that was given back, or a new one."""
+        return self._free.pop() if self._free else self.create()
+
+    def give_back(self, name: str) -> None:
+        """Closes all connections to a database and empties it.
+
+        Dropping it instead would make the server write everything to disk, which takes a second.
+        """
+        self.execute(
+            f"ALTER DATABASE {name} RESET ALL",
+            f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
+        )
+        emptied = Databases(renamed(self._url, name))
+        emptied.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        self._free.append(name)
+
+    def drop_all(self) -> None:
+        """Drops all databases made here, whoever is connected to them."""
+        self.execute(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in self._made))
+        self._made, self._free = [], []
 
 
 def renamed(url: str, database: str) -> str:

@@ -27,10 +27,12 @@ _COMMANDS = {
     "quickstart": "Teach a small model; measure before and after.",
     "models": "List, fetch and locate models.",
     "run": "Run a graph or a recipe over a task.",
+    "runs": "List, resume, fork, compare and delete runs.",
     "eval": "Measure a model on a task.",
     "compare": "Compare two evaluations item by item.",
     "distill": "Train a LoRA adapter from verified traces.",
     "board": "Show, verify and export a blackboard.",
+    "work": "Answer the requests of a board in a process of its own.",
     "recipes": "List the published methods.",
 }
 
@@ -104,10 +106,29 @@ for _name, _summary in _COMMANDS.items():
     app.command(_name, help=_summary)(_placeholder)
 
 
+# The root of what typer raises for wrong arguments, wherever the installed version keeps it.
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def _usage(error: Any) -> str:
+    """One line for wrong arguments; a group that lacks its command says what there is."""
+    message = str(error.format_message()).strip()
+    if "\n" in message:
+        return message
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "docendo"
+    return f"error: {message.rstrip('.')}; see `{command} --help`."
+
+
 # Not `_run`: importing the module of that name, the command `run`, would take its place.
 def _dispatch(args: list[str] | None) -> int:
     try:
-        typer.main.get_command(app)(args=args, prog_name="docendo")
+        code = typer.main.get_command(app)(args=args, prog_name="docendo", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except _CommandLineError as error:
+        print(_usage(error), file=sys.stderr)
+        return 2
+    except typer.Abort:  # what Ctrl-C becomes on its way
+        return 130
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer turns it into exit code 1
             raise stop.__context__ from None
@@ -118,7 +139,6 @@ def _dispatch(args: list[str] | None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def main(args: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -68,7 +69,7 @@ def command(
         "limit": limit,
         "sampling": sampling.to_json(),
     }
-    folder = Path("runs") / name
+    folder = run_folder(name)
     _check(folder, config, resume=resume)
     with closing(open_engine(model)) as engine:
         student = Student(engine)
@@ -88,6 +89,17 @@ def command(
         if json_
         else f"{result}\nin {folder}"
     )
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run; its name may not lead elsewhere.
+
+    Raises:
+        ConfigError: if the name is none.
+    """
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise ConfigError(f"--name is {name!r}", expected="letters, digits, '.', '_' and '-'")
+    return Path("runs") / name
 
 
 def parse_settings(pairs: Sequence[str], *, reserved: Sequence[str] = RESERVED) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from docendo.cli._launch import Launch, start
 
 
 def command(
@@ -33,16 +34,12 @@ def command(
     Example: docendo quickstart --teacher smollm2-135m-instruct --seed 1 --name second-seed
     """
     from docendo.progress import say
-    from docendo.registry import get_recipe
 
-    recipe = get_recipe("teach-and-distill")
-    settings = {"student": student, "teacher": teacher, "seed": seed}
+    settings: dict[str, Any] = {"student": student, "teacher": teacher}
     if rounds is not None:
         settings["rounds"] = rounds
-    if limit is not None:
-        settings |= {"train": limit, "test": limit}
-    folder = Path("runs") / name
-    summary = recipe.run(recipe.configure(settings), folder=folder, resume=resume)
+    launch = Launch(what="teach-and-distill", settings=settings, limit=limit, seed=seed)
+    summary = start(launch, name=name, resume=resume)
     if json_:
         print(json.dumps(summary, indent=2))
         return

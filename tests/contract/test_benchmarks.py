@@ -133,6 +133,7 @@ def test_a_result_replaces_only_its_own_row(
     run = bench("run")
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(run, "PAGE", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(run, "STUDIES_PAGE", tmp_path / "studies.md")
     lines = {
         name: bench("_harness").Bar(name=name, parts=[part(bench)]).line({"load": [0]})
         for name in ("P1", "P3")
@@ -157,6 +158,68 @@ def test_the_page_is_made_from_the_stored_results(bench: Any) -> None:
     assert run.PAGE.read_text(encoding="utf-8") == run.render(run.titles(), run.stored()), (
         "run: python benchmarks/run.py --page"
     )
+    studies = run.render_studies(run.titles(run.studies()), run.stored("study"))
+    assert run.STUDIES_PAGE.read_text(encoding="utf-8") == studies, "run: python benchmarks/run.py --page"
+
+
+def finding(bench: Any, low: float, high: float, control: str | None = None) -> Any:
+    return bench("_study").Finding(
+        name="a over b", value=(low + high) / 2, low=low, high=high, pairs=9, control=control
+    )
+
+
+def test_a_finding_says_what_its_interval_shows(bench: Any) -> None:
+    assert finding(bench, 0.1, 0.3).verdict == "gain"
+    assert finding(bench, -0.3, -0.1).verdict == "loss"
+    assert finding(bench, 0.0, 0.2).verdict == "no effect shown"
+    assert finding(bench, -0.3, -0.1, "loss").verdict.startswith("control as it must be")
+    assert finding(bench, 0.1, 0.3, "none").verdict.startswith("**control broken**")
+
+
+def test_a_difference_is_paired(bench: Any) -> None:
+    found = bench("_study").difference("x", of=[0.5, 0.9, 0.7], over=[0.4, 0.8, 0.6])
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (found.pairs, found.verdict) == (3, "gain")
+
+
+def test_studies_have_a_page_of_their_own(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = bench("run")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "PAGE", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(run, "STUDIES_PAGE", tmp_path / "studies.md")
+    study = bench("_study").Study(
+        name="Z9",
+        setting="Nothing was asked of nobody.",
+        arms={"ours": {"recall": 0.25, "nDCG": "not asked"}},
+        findings=[finding(bench, 0.0, 0.2)],
+        notes=["Small."],
+    )
+    run.keep(study.line({"date": "2026-01-01", "commit": "abc", "cpu": "one"}))
+    assert run.stored() == {}
+    page = run.render_studies({"Z9": "a title", "Z10": "another"}, run.stored("study")).splitlines()
+    assert "## Z9: a title" in page
+    assert "| ours | 0.250 | not asked |" in page
+    assert "| a over b | +0.100 | +0.000 to +0.200 | 9 | no effect shown |" in page
+    assert page[-1] == "Not measured."
+
+
+def test_a_name_means_all_studies_of_its_number(bench: Any) -> None:
+    run = bench("run")
+    known = dict.fromkeys(["P1", "P12", "A4", "A4D", "A10", "A40"], Path())
+    assert run.chosen_of(["A4", "P1", "A4"], known) == ["A4", "A4D", "P1"]
+    assert run.chosen_of(["A4D"], known) == ["A4D"]
+    with pytest.raises(KeyError, match="A5"):
+        run.chosen_of(["A5"], known)
+    assert sorted(known, key=run._order) == ["A4", "A4D", "A10", "A40", "P1", "P12"]
+
+
+def test_every_stored_study_can_be_run_and_has_a_finding(bench: Any) -> None:
+    run = bench("run")
+    for name, line in run.stored("study").items():
+        assert name in run.studies()
+        assert line["findings"]
 
 
 def test_every_stored_result_is_of_a_bar_and_of_at_least_five_pairs(bench: Any) -> None:
@@ -177,4 +240,19 @@ def test_bars_run(bench: Any, name: str, tiny_model_dir: Path) -> None:
     line = run.measure(run.bars()[name], options)
     assert line["bar"] == name
     assert line["detail"]["parts"]
+    assert json.loads(json.dumps(line)) == line
+
+
+STUDIES = sorted(path.name.partition("_")[0].upper() for path in BENCHMARKS.glob("*/[!_p]*_*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_run(bench: Any, name: str, tiny_model_dir: Path) -> None:
+    run = bench("run")
+    options = bench("_harness").Options(quick=True, peers=False, model=str(tiny_model_dir))
+    line = run.measure(run.studies()[name], options)
+    assert line["study"] == name
+    assert line["arms"]
+    assert line["findings"]
     assert json.loads(json.dumps(line)) == line

@@ -72,7 +72,8 @@ def faults(tree: ast.Module) -> list[str]:
             found.append(
                 f"{line}: assert validates nothing under python -O; raise an error of docendo.errors"
             )
-        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+        off = isinstance(node, ast.keyword) and ast.unparse(node.value) == "False"
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code" and not off:
             found.append(f"{line}: trust_remote_code")
         if isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
@@ -80,6 +81,10 @@ def faults(tree: ast.Module) -> list[str]:
                 found.append(f"{line}: raise {raised.id}")
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
+            given = {word.arg for word in node.keywords}
+            loads = called.startswith("Auto") and called.endswith(".from_pretrained")
+            if loads and not given & {"trust_remote_code", "gguf_file"}:
+                found.append(f"{line}: {called}() without trust_remote_code=False may ask at the terminal")
             if called in ("torch.load", "eval", "exec", "os.system", "yaml.load"):
                 found.append(f"{line}: {called}()")
         if isinstance(node, ast.ExceptHandler) and node.type is None:
@@ -109,6 +114,8 @@ def test_source_keeps_the_rules(name: str) -> None:
         "from agents import Engine",
         "import memory._board",
         "f(trust_remote_code=True)",
+        "f(trust_remote_code=setting)",
+        "AutoTokenizer.from_pretrained(source)",
         "torch.load('x')",
         "try:\n    f()\nexcept:\n    pass",
     ],

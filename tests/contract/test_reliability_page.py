@@ -64,6 +64,14 @@ def test_a_bar_passes_only_with_all_of_it(run: Any) -> None:
     assert not without_variant.passed
 
 
+def test_a_known_miss_is_a_miss_until_it_is_none(run: Any) -> None:
+    bar = good(run)
+    bar.part("two", cases=4, failed=["a"], known="nobody can tell")
+    assert (bar.passed, bar.failing) == (False, 1)
+    with pytest.raises(run._bars.Missed, match="nothing fails any more"):
+        bar.part("two", cases=4, failed=[], known="nobody can tell")
+
+
 def test_a_limit_is_a_case(run: Any) -> None:
     bar = good(run)
     bar.limit("seconds", 0.4, at_most=0.5)

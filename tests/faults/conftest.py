@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import sys
 from collections.abc import Generator
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# Test modules have no package here (importlib mode), so what they share gets a name that they can import.
-_spec = importlib.util.spec_from_file_location("fault_bars", Path(__file__).with_name("_bars.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_bars = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = _bars
-_spec.loader.exec_module(_bars)
+_HERE = Path(__file__).parent
+
+
+class _Shared(MetaPathFinder):
+    """`import fault_bars` imports `_bars.py`: test modules have no package here (importlib mode)."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        file = _HERE / f"_{fullname.removeprefix('fault_')}.py"
+        return spec_from_file_location(fullname, file) if fullname.startswith("fault_") else None
+
+
+sys.meta_path.append(_Shared())
+_bars = importlib.import_module("fault_bars")
 
 _STASH: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 
@@ -62,11 +71,3 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line)
     if target := os.environ.get("DOCENDO_FAULTS_LINE"):
         Path(target).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database on each backend."""
-    if request.param == "postgresql":
-        pytest.skip("no PostgreSQL server is set up for tests")
-    return f"sqlite:///{tmp_path / 'memory.db'}"

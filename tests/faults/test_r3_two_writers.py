@@ -201,7 +201,7 @@ def backend(url: str) -> str:
 
 
 def test_two_killed_writers_lose_and_repeat_nothing(bar: Any, database_url: str, tmp_path: Path) -> None:
-    steps, kills = bar.size(5000, short=300), bar.size(50, short=12)
+    steps, kills = bar.size(5000, short=160), bar.size(50, short=8)
     began = time.monotonic()
     problems, reached = hammer(database_url, tmp_path, steps=steps, kills=kills)
     bar.part(
@@ -234,7 +234,7 @@ def test_many_processes_create_one_file_together(bar: Any, tmp_path: Path) -> No
         "Journal.open(sys.argv[1]).put(sys.argv[3], {})\n"
     )
     path, begin = tmp_path / "memory.db", str(time.time() + 3)
-    command = [sys.executable, "-c", code, str(path), begin]
+    command = [sys.executable, "-P", "-c", code, str(path), begin]
     children = [subprocess.Popen([*command, str(i)], stderr=subprocess.PIPE, text=True) for i in range(6)]
     errors = [child.communicate()[1].strip().rpartition("\n")[2] for child in children]
     failed = [error for child, error in zip(children, errors, strict=True) if child.returncode]

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_bars import plain_rows
 
 from docendo.errors import DocendoError
-from docendo.memory import Blackboard, Database, Journal, RunStore, TraceStore, _schema, verify
+from docendo.memory import Blackboard, Channel, Database, Journal, RunStore, TraceStore, _schema, verify
 from docendo.records import Author, Message, Trace
 
 pytestmark = [
@@ -35,6 +36,8 @@ STUDENT = Author(agent="student", role="student")
 CHECKER = Author(agent="checker", role="verifier")
 PAGE = 4096
 ITEMS = 60
+#: Long enough to be stored once by its content.
+LONG = "Add the numbers digit by digit and carry what is above nine. " * 12
 #: What a report may call a record, from the names of the tables.
 RECORDS = {name.removeprefix("docendo_").split("_")[0].rstrip("s") for name in _schema.metadata.tables} | {
     "trace",
@@ -107,19 +110,29 @@ def fill(database: Database, count: int = ITEMS) -> Iterator[int]:
     """Writes something of every kind, in one transaction per item."""
     board, journal, runs, traces = (store(database) for store in (Blackboard, Journal, RunStore, TraceStore))
     runs.start("run", {"seed": 0}, resume=True)
+    board.declare(Channel(name="offers", kinds=("offer",), fields={"confidence": "number"}))
+    reader, parents = board.subscribe(name="reader", timeout=0), ()
     yield 0
     for index in range(count):
         name = f"item-{index}"
         text = " ".join(random.Random(index).choices(["sum", "carry", "digit", "answer", "check"], k=20))
         with database.transaction():
-            post = board.post(
-                "attempt", {"text": text}, author=STUDENT, key=f"run/{name}", run="run", item=name
-            )
+            places: dict[str, Any] = {"author": STUDENT, "run": "run", "item": name, "parents": parents}
+            post = board.post("attempt", {"text": text}, key=f"run/{name}", **places)
+            offer = {"confidence": index / count, "text": LONG[index % 7 :]}
+            board.post("offer", offer, key=f"offer/{name}", channel="offers", **places)
+            parents = (post.id,)
+            board.keys.write("plan", {"step": index, "why": text}, author=STUDENT, expected=index)
+            while (seen := reader.next(timeout=0)) is not None:
+                reader.acknowledge(seen)
             board.trust(post.id, "verified", by=CHECKER, reason="exact match")
             journal.put(f"call-{index}", {"text": text})
-            message = Message(role="user", content=f"What is {index} + {index}?")
+            messages = (
+                Message(role="system", content=LONG),
+                Message(role="user", content=f"What is {index} + {index}?"),
+            )
             fields = {"id": f"t{index}", "run": "run", "item": name, "author": STUDENT, "split": "train"}
-            traces.add([Trace(**fields, messages=(message,), completion=text, rewards={"verified": 1.0})])
+            traces.add([Trace(**fields, messages=messages, completion=text, rewards={"verified": 1.0})])
             runs.finish_item("run", name, {"correct": True})
         yield index + 1
 
@@ -130,8 +143,13 @@ def everything(database: Database) -> dict[str, Any]:
     posts = board.posts()
     return {
         "posts": posts,
-        "by item": [board.posts(run="run", item=f"item-{index}") for index in range(ITEMS)],
-        "by id": [board.get(post.id) for post in posts],
+        "by item": [board.posts(run="run", item=f"item-{index}") for index in range(0, ITEMS, 7)],
+        "by id": [board.get(post.id) for post in posts[::7]],
+        "by words": [board.search(word, limit=10) for word in ("carry", "digit answer")],
+        "relatives": [(board.descendants(post.id), board.ancestors(post.id)) for post in posts[:4]],
+        "channels": board.channels(),
+        "keys": {name: board.keys.history(name) for name in board.keys.names()},
+        "position": board.subscribe(name="reader", timeout=0).position,
         "digest": board.digest(),
         "journal": [journal.get(f"call-{index}") for index in range(ITEMS)],
         "traces": traces.find(min_reward={"verified": 1.0}),
@@ -146,17 +164,6 @@ def verified(path: Path) -> dict[str, Any]:
         for report in verify(database):
             report.raise_for_damage()
         return everything(database)
-
-
-def plain_rows(path: Path) -> Any:
-    """All rows as plain SQLite returns them: a ledger without digests."""
-    with sqlite3.connect(path) as plain:
-        names = [
-            row[0] for row in plain.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
-        ]
-        found = [plain.execute(f"SELECT * FROM {name}").fetchall() for name in names if "sqlite" not in name]
-    plain.close()
-    return found
 
 
 def anew(folder: Path, **files: bytes) -> Path:
@@ -225,6 +232,13 @@ def test_damage_to_the_log(bar: Any, tmp_path: Path) -> None:
         path = anew(tmp_path / "copy", **{"": main, "_wal": data})
         tally.case(kind, f"log, {kind} {index}", lambda p=path: verified(p), judge, NAMED)
     bar.part("the ledger's write-ahead log", needed=needed, **tally.counts())
+    shortened = tally.outcomes["cut back to an earlier state"]
+    bar.part(
+        "the end of the ledger's write-ahead log",
+        cases=needed,
+        failed=["the last posts are gone without a word"] * shortened,
+        known="a damaged log ends earlier, and nothing outside it says how far it went",
+    )
 
 
 # --- adapters -------------------------------------------------------------------------------------
@@ -395,6 +409,9 @@ def saved_turns(path: Path) -> Any:
         connection.close()
 
 
+# Its generator leaves a cursor open when a damaged row stops it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_anchor_langgraph(bar: Any, tmp_path: Path) -> None:
     if importlib.util.find_spec("langgraph.checkpoint.sqlite") is None:
         pytest.skip("langgraph-checkpoint-sqlite is not installed")

@@ -122,6 +122,54 @@ def test_adapters_and_base_mixed_in_one_batch(
     assert len(set(one.values())) == 4, "the adapters are too weak for this test"
 
 
+def test_packed_weights_give_the_same_numbers(
+    tiny_model_dir: Path, adapters: dict[str, Path], by_peft: dict[str | None, list[float]]
+) -> None:
+    """bfloat16, whose products are other ones: steps of a mixed batch, of one adapter, and whole prompts."""
+    names = [None, *adapters] * 2
+    with Engine.load(tiny_model_dir, dtype="bfloat16", device="cpu", prefix_tokens=0) as half:
+        for name, path in adapters.items():
+            half.load_adapter(name, path)
+        with half.paused():
+            scores = [half.submit_score(score(name)) for name in names]
+        for name, scored in zip(names, scores, strict=True):
+            assert scored.result(20).logprobs == pytest.approx(by_peft[name], abs=0.3)
+        for together in (names, ["all"] * 3, ["attention"]):
+            with half.paused():
+                requests = [ask(name, 20 + i) for i, name in enumerate(together)]
+                futures = [half.submit(request) for request in requests]
+            for request, future in zip(requests, futures, strict=True):
+                drawn = future.result(20).completions[0]
+                again = ScoreRequest(
+                    prompt=request.prompt, completion=drawn.token_ids, adapter=request.adapter
+                )
+                # Steps against pieces of a text: the same terms by different products.
+                assert drawn.logprobs == pytest.approx(half.score(again).logprobs, abs=0.3)
+
+
+def test_prompts_of_one_adapter_lie_side_by_side(engine: Engine, adapters: dict[str, Path]) -> None:
+    """Every adapter of a pass gets one part, however its prompts have come in."""
+    for name, path in adapters.items():
+        engine.load_adapter(name, path)
+    router = engine._worker.loop.router
+    route, seen = router.route, []
+
+    def noting(*args: Any) -> None:
+        route(*args)
+        seen.append([(part.adapters[0].name, part.start, part.stop) for part in router.parts])
+
+    router.route = noting  # type: ignore[method-assign]
+    with engine.paused():
+        futures = [
+            engine.submit(Request(prompt=tuple(range(10 + i, 81 + i)), adapter=name))
+            for i, name in enumerate([None, *adapters, None, *adapters])
+        ]
+    for future in futures:
+        future.result(20)
+    assert sorted(name for name, _, _ in seen[0]) == sorted(adapters)
+    assert all(stop - start > 140 for _, start, stop in seen[0])
+
+
 def test_prefixes_are_kept_apart_by_adapter(engine: Engine, adapters: dict[str, Path]) -> None:
     engine.load_adapter("a", adapters["all"])
     base = engine.generate(ask(None, 60))

@@ -6,7 +6,7 @@ import pytest
 
 from docendo.errors import DataError, IntegrityError
 from docendo.hashing import digest
-from docendo.memory import Journal
+from docendo.memory import Journal, _schema
 from docendo.records import Completion, Result, Usage
 
 
@@ -62,11 +62,11 @@ def test_malformed_entries_are_refused(journal, key, value, message):
     assert journal.verify().records == 0
 
 
-@pytest.mark.parametrize("change", ["value = '{\"v\":2}'", "key = x'006c'", "hash = 'x'", "created = 1"])
+@pytest.mark.parametrize("change", [{"value": '{"v":2}'}, {"key": "l"}, {"hash": "x"}, {"created": 1.0}])
 def test_damage_is_an_error_and_named(journal, change):
     journal.put("k", {"v": 1})
     with journal.database.transaction() as connection:
-        connection.exec_driver_sql(f"UPDATE docendo_journal SET {change}")
+        connection.execute(_schema.journal.update().values(**change))
     name = "l" if "key" in change else "k"
     with pytest.raises(IntegrityError, match=f"journal entry '{name}' does not match"):
         journal.get(name)
