@@ -14,6 +14,7 @@ from docendo.agents._roles import Agent
 from docendo.errors import ConfigError
 from docendo.hashing import derive_seed, digest
 from docendo.memory import Blackboard, BoardView, Database, Journal, Post, TraceStore
+from docendo.quoting import special_tokens
 from docendo.records import (
     JSON,
     Author,
@@ -194,7 +195,7 @@ class RunContext:
 
     def view(self, agent: Agent) -> BoardView:
         """The blackboard as an agent may see it: by its role, as marked text, and under its own name."""
-        return self.board.view(agent.author)
+        return self.board.view(agent.author, tokens=special_tokens(agent.engine))
 
     def _traces(
         self,

@@ -153,6 +153,20 @@ def train(
     return Adapter.open(output)
 
 
+def _record(database: Database | None, rows: list[dict[str, Any]], manifest: Mapping[str, Any]) -> None:
+    """Records data set and adapter, before anybody can load it."""
+    if database is None:
+        return
+    with database.transaction():
+        Artifacts(database).adapter(
+            manifest["files"][WEIGHTS],
+            dataset=record_dataset(database, rows),
+            parent=manifest["parent"],
+            name=manifest["name"],
+            base=manifest["base"]["fingerprint"],
+        )
+
+
 def _row(number: int, row: object) -> dict[str, Any]:
     """A row of the dataset that its digest can be made of; `encode` checks the rest."""
     if not isinstance(row, Mapping):
@@ -170,20 +184,6 @@ def _require_json(metadata: Mapping[str, Any]) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"metadata.{key} is {value!r} ({error})", expected="JSON values") from None
-
-
-def _record(database: Database | None, rows: list[dict[str, Any]], manifest: Mapping[str, Any]) -> None:
-    """Records data set and adapter, before anybody can load it."""
-    if database is None:
-        return
-    with database.transaction():
-        Artifacts(database).adapter(
-            manifest["files"][WEIGHTS],
-            dataset=record_dataset(database, rows),
-            parent=manifest["parent"],
-            name=manifest["name"],
-            base=manifest["base"]["fingerprint"],
-        )
 
 
 class _Trained:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +35,7 @@ from docendo.memory._view import BoardView
 from docendo.records import JSON, Author
 
 MAX_BODY_BYTES = 1 << 20
+_TURNS = sa.select(_schema.traces.c.id).where(_schema.traces.c.id.in_(sa.bindparam("wanted", expanding=True)))
 #: Posts indexed in one transaction, so that other writers need not wait long.
 _INDEXED_AT_ONCE = 2000
 
@@ -463,9 +464,14 @@ class Blackboard(Store):
         """Returns the board's trust log, or one post's part of it, flags included."""
         return self._trust.events(post_id)
 
-    def view(self, author: Author) -> BoardView:
-        """Returns what an agent may be handed: it reads by its role, and posts under its own name alone."""
-        return BoardView(self, author)
+    def view(self, author: Author, *, tokens: Iterable[str] = ()) -> BoardView:
+        """Returns what an agent may be handed: it reads by its role, and posts under its own name alone.
+
+        Args:
+            author: Who reads and posts.
+            tokens: Special tokens of its tokenizer, which are broken up in what it is shown.
+        """
+        return BoardView(self, author, tokens=tokens)
 
     def verify(self) -> Report:
         """Recomputes all hashes and walks the chains; the report names each damaged record.
@@ -544,6 +550,16 @@ class Blackboard(Store):
     def _row(self, connection: sa.Connection, post_id: str) -> sa.Row[Any] | None:
         return connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).one_or_none()
 
+    def _require_turns(self, connection: sa.Connection, traces: Sequence[str]) -> None:
+        there = set(connection.scalars(_TURNS, {"wanted": traces})) if traces else set()
+        for trace in traces:
+            if trace not in there:
+                raise DataError(
+                    f"the turn {trace!r} is not stored in {self.database.label}",
+                    expected="ids of traces in the board's database",
+                    remedy="store the trace first",
+                )
+
     def _stored(self, connection: sa.Connection, post_id: str, key: str) -> Post:
         rows = connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).all()
         post = self._trust.built(connection, rows)[0]
@@ -553,18 +569,6 @@ class Blackboard(Store):
                 f"expected {key!r}; restore a backup"
             )
         return post
-
-    def _require_turns(self, connection: sa.Connection, traces: Sequence[str]) -> None:
-        if traces:
-            table = _schema.traces
-            there = set(connection.scalars(sa.select(table.c.id).where(table.c.id.in_(traces))))
-            for trace in traces:
-                if trace not in there:
-                    raise DataError(
-                        f"the turn {trace!r} is not stored in {self.database.label}",
-                        expected="ids of traces in the board's database",
-                        remedy="store the trace first",
-                    )
 
     def _related(self, ids: Any) -> list[Post]:
         with self.database.reading() as connection:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -37,7 +38,6 @@ def _wanted(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
 
 
 # Built once: building a statement takes longer than running it.
-_CHILDREN = sa.select(_LINKS.c.child).where(_wanted(_LINKS.c.parent))
 _DOWN = sa.select(_EDGES.c.child).where(_EDGES.c.kind == sa.bindparam("edge"), _wanted(_EDGES.c.parent))
 _UP = sa.select(_EDGES.c.parent).where(_EDGES.c.kind == sa.bindparam("edge"), _wanted(_EDGES.c.child))
 _PAIRS = (
@@ -60,11 +60,32 @@ _LATEST_OWN = sa.select(_TRUST.c.post).where(
 )
 
 
+def _closure(table: sa.Table, start: str, end: str, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Selects what can be reached from some ids over rows of a table, over any number of them."""
+    first = sa.select(table.c[end].label("id")).where(_wanted(table.c[start]), *where)
+    found = first.cte("found", recursive=True)
+    further = sa.select(table.c[end]).join(found, table.c[start] == found.c.id).where(*where)
+    return sa.select(found.union(further).c.id)
+
+
+_IS_TURN = _EDGES.c.kind == sa.literal_column(f"'{TURN}'")
+_POSTS_BELOW = _closure(_LINKS, "parent", "child")
+_POSTS_ABOVE = _closure(_LINKS, "child", "parent")
+_TURNS_BELOW = _closure(_EDGES, "parent", "child", _IS_TURN)
+_TURNS_ABOVE = _closure(_EDGES, "child", "parent", _IS_TURN)
+
+
 class Reach(NamedTuple):
     """Posts and turns that some posts reach, themselves included."""
 
     posts: set[str]
     traces: set[str]
+
+
+@lru_cache(maxsize=64)
+def chain(table: sa.Table, board: str, record: str) -> Chain:
+    """The chain of a board, to check rows by: made once, since that takes longer than checking."""
+    return Chain(table, board, record=record)
 
 
 def add(database: Database, connection: sa.Connection, edges: Edges) -> None:
@@ -98,8 +119,23 @@ def reach(connection: sa.Connection, posts: Iterable[str] = (), *, traces: Itera
     new = Reach(set(found.posts), set(found.traces))
     while new.posts or new.traces:
         further = Reach(
-            _ask(connection, _CHILDREN, new.posts) | down(connection, POSTED, new.traces),
-            up(connection, POSTED, new.posts) | down(connection, TURN, new.traces),
+            _ask(connection, _POSTS_BELOW, new.posts) | down(connection, POSTED, new.traces),
+            _ask(connection, _TURNS_BELOW, new.traces) | up(connection, POSTED, new.posts),
+        )
+        new = Reach(further.posts - found.posts, further.traces - found.traces)
+        found.posts.update(new.posts)
+        found.traces.update(new.traces)
+    return found
+
+
+def before(connection: sa.Connection, posts: Iterable[str]) -> Reach:
+    """Everything said that some posts follow from, themselves included."""
+    found = Reach(set(posts), set())
+    new = Reach(set(found.posts), set())
+    while new.posts or new.traces:
+        further = Reach(
+            _ask(connection, _POSTS_ABOVE, new.posts) | down(connection, POSTED, new.traces),
+            _ask(connection, _TURNS_ABOVE, new.traces) | up(connection, POSTED, new.posts),
         )
         new = Reach(further.posts - found.posts, further.traces - found.traces)
         found.posts.update(new.posts)
@@ -108,13 +144,8 @@ def reach(connection: sa.Connection, posts: Iterable[str] = (), *, traces: Itera
 
 
 def turns_before(connection: sa.Connection, traces: Iterable[str]) -> set[str]:
-    """The turns that some turns answer to, over any number of them; not these themselves."""
-    found: set[str] = set()
-    new = set(traces)
-    while new:
-        new = up(connection, TURN, new) - found
-        found |= new
-    return found
+    """The turns that some turns answer to, over any number of them."""
+    return _ask(connection, _TURNS_ABOVE, traces)
 
 
 def any_quarantine(connection: sa.Connection) -> bool:
@@ -145,7 +176,7 @@ def levels(connection: sa.Connection, posts: Iterable[str]) -> dict[str, tuple[s
             if event["seq"] is None:
                 found[row.id] = ("unverified", "")
                 continue
-            Chain(_TRUST, event["board"], record="trust event").check(event)
+            chain(_TRUST, event["board"], "trust event").check(event)
             found[row.id] = (event["level"], event["cause"])
     return found
 
@@ -178,16 +209,21 @@ def turn_edges(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def verify_turns(connection: sa.Connection) -> Iterator[Damage]:
-    """Compares the edges of turns with the stored turns, which are intact."""
+    """Compares the edges of turns with the stored turns, which are intact.
+
+    Edges of turns that were pruned stay, so that what they led to is still found.
+    """
     table = _schema.traces
+    known: set[str] = set()
     expected: set[tuple[str, str, str]] = set()
     for rows in connection.execute(sa.select(table.c.id, table.c.record)).partitions(_BATCH):
         # Of a record only this much is read: tokens and texts are the larger part.
         parts = [{name: json.loads(row.record)[name] for name in ("parents", "author")} for row in rows]
         loaded = _payloads.load(connection, map(encode, parts))
         for row, part in zip(rows, loaded, strict=True):
+            known.add(row.id)
             expected.update(turn_edges({**part, "id": row.id}))
-    yield from _differences(connection, (TURN, SPOKE), expected)
+    yield from _differences(connection, (TURN, SPOKE), expected, of=known)
 
 
 def verify_posts(connection: sa.Connection) -> Iterator[Damage]:
@@ -207,11 +243,16 @@ def verify_artifacts(connection: sa.Connection, expected: set[tuple[str, str, st
 
 
 def _differences(
-    connection: sa.Connection, kinds: tuple[str, ...], expected: set[tuple[str, str, str]]
+    connection: sa.Connection,
+    kinds: tuple[str, ...],
+    expected: set[tuple[str, str, str]],
+    *,
+    of: set[str] | None = None,
 ) -> Iterator[Damage]:
     found = {
         (row.kind, row.parent, row.child)
         for row in connection.execute(sa.select(_EDGES).where(_EDGES.c.kind.in_(kinds)))
+        if of is None or row.child in of
     }
     for edge in sorted(expected ^ found):
         reason = "is missing" if edge in expected else "belongs to no record"

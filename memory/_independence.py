@@ -10,13 +10,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from docendo.memory import _descent, _payloads, _posts, _schema
-from docendo.memory._chain import Chain
 from docendo.memory._text import decode, encode
 from docendo.records import Author
 
 #: Kinds of posts that say nothing a later post could repeat: what was asked, and what was judged. Any other
 #: kind, a channel's own ones included, counts as content.
 NO_CONTENT = frozenset({"task", "question", "request", "verdict", "event", "tombstone"})
+
+
+_RECORDS = sa.select(_schema.traces.c.id, _schema.traces.c.record).where(
+    _schema.traces.c.id.in_(sa.bindparam("wanted", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,6 @@ class Facts:
     number: int
     kind: str
     author: Author
-    parents: tuple[str, ...]
     traces: tuple[str, ...]
 
 
@@ -42,7 +45,7 @@ def facts(connection: sa.Connection, posts: Iterable[str]) -> dict[str, Facts]:
     for start in range(0, len(wanted), 500):
         rows += connection.execute(_posts.BY_IDS, {"wanted": wanted[start : start + 500]}).all()
     for row in rows:
-        Chain(_schema.posts, row.board, record="post").check(row._mapping)
+        _descent.chain(_schema.posts, row.board, "post").check(row._mapping)
     authors = _payloads.load(connection, (row.author for row in rows))
     return {
         row.id: Facts(
@@ -51,7 +54,6 @@ def facts(connection: sa.Connection, posts: Iterable[str]) -> dict[str, Facts]:
             number=row.number,
             kind=row.kind,
             author=Author(**author),
-            parents=tuple(decode(row.parents)),
             traces=tuple(decode(row.traces)),
         )
         for row, author in zip(rows, authors, strict=True)
@@ -83,11 +85,11 @@ def objection(connection: sa.Connection, judged: Mapping[str, Facts], by: Author
     for post in judged.values():
         if reason := same(by, post.author):
             return f"post {post.id} was written by {reason}"
-    posts, traces = _before(connection, judged)
-    for post in posts.values():
-        if post.id not in judged and post.kind not in NO_CONTENT and (reason := same(by, post.author)):
+    before = _descent.before(connection, judged)
+    for post in facts(connection, before.posts - judged.keys()).values():
+        if post.kind not in NO_CONTENT and (reason := same(by, post.author)):
             return f"{_these(judged)} from {post.kind} {post.id} by {reason}"
-    for trace, author in _speakers(connection, traces, judged):
+    for trace, author in _speakers(connection, before.traces, judged):
         if reason := same(by, author):
             return f"{_these(judged)} from turn {trace} of {reason}"
     if by.adapter and _has_learnt_taint(connection, by.adapter):
@@ -97,22 +99,6 @@ def objection(connection: sa.Connection, judged: Mapping[str, Facts], by: Author
 
 def _these(judged: Mapping[str, Facts]) -> str:
     return f"post {next(iter(judged))} follows" if len(judged) == 1 else f"{len(judged)} posts follow"
-
-
-def _before(connection: sa.Connection, judged: Mapping[str, Facts]) -> tuple[dict[str, Facts], set[str]]:
-    """Posts and turns that some posts follow from, themselves included."""
-    # Parents are read from the posts: links are for the other direction.
-    posts, traces = dict(judged), set[str]()
-    new_posts, new_traces = dict(judged), set[str]()
-    while new_posts or new_traces:
-        above = {parent for post in new_posts.values() for parent in post.parents}
-        above |= _posted(connection, new_traces)
-        turns = {trace for post in new_posts.values() for trace in post.traces}
-        turns |= _descent.up(connection, _descent.TURN, new_traces)
-        new_posts, new_traces = facts(connection, above - posts.keys()), turns - traces
-        posts.update(new_posts)
-        traces |= new_traces
-    return posts, traces
 
 
 def _speakers(
@@ -127,10 +113,8 @@ def _speakers(
         for trace in traces
         if trace in own or trace not in where or any(kinds[post] not in NO_CONTENT for post in where[trace])
     )
-    table = _schema.traces
     for start in range(0, len(wanted), 500):
-        query = sa.select(table.c.id, table.c.record).where(table.c.id.in_(wanted[start : start + 500]))
-        rows = connection.execute(query).all()
+        rows = connection.execute(_RECORDS, {"wanted": wanted[start : start + 500]}).all()
         authors: list[Any] = _payloads.load(
             connection, (encode(json.loads(row.record)["author"]) for row in rows)
         )

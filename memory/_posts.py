@@ -118,13 +118,13 @@ _POSTS = _with_trust(*_schema.posts.columns)
 _HERE = (_schema.posts.c.id == sa.bindparam("post_id"), _schema.posts.c.board == sa.bindparam("on_board"))
 BY_ID = _POSTS.where(*_HERE)
 BY_NUMBER = _POSTS.where(_schema.posts.c.number.in_(sa.bindparam("numbers", expanding=True)))
+_WANTED = _schema.posts.c.id.in_(sa.bindparam("wanted", expanding=True))
+BY_IDS = sa.select(_schema.posts).where(_WANTED)
+LEVELS = _with_trust(_schema.posts.c.id, _schema.posts.c.board).where(_WANTED)
 KNOWN = sa.select(_schema.posts.c.id).where(
     _schema.posts.c.board == sa.bindparam("on_board"),
     _schema.posts.c.id.in_(sa.bindparam("ids", expanding=True)),
 )
-_WANTED = _schema.posts.c.id.in_(sa.bindparam("wanted", expanding=True))
-BY_IDS = sa.select(_schema.posts).where(_WANTED)
-LEVELS = _with_trust(_schema.posts.c.id, _schema.posts.c.board).where(_WANTED)
 
 
 def select(board: str, *, after: int = 0, newest: bool = False, **equal: str | None) -> sa.Select[Any]:

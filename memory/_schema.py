@@ -106,12 +106,13 @@ posts = sa.Table(
     ),
 )
 
-# The parents of posts once more, to be found from the parent's side.
+# The parents of posts once more, to be followed from either side.
 links = sa.Table(
     "docendo_links",
     metadata,
     sa.Column("parent", Id, primary_key=True),
     sa.Column("child", Id, primary_key=True),
+    sa.Index("docendo_links_by_child", "child"),
     sqlite_with_rowid=False,
 )
 
@@ -303,18 +304,6 @@ for _statement in (
 ):
     sa.event.listen(posts, "after_create", _ddl(_statement).execute_if(dialect="postgresql"))
 
-# Embeddings of posts, made once per embedder. They can be made anew from the posts, but not noticed to be
-# wrong, hence the digest.
-vectors = sa.Table(
-    "docendo_vectors",
-    metadata,
-    sa.Column("post", Id, primary_key=True),
-    sa.Column("embedder", Id, primary_key=True),
-    sa.Column("vector", sa.LargeBinary, nullable=False),
-    sa.Column("hash", Id, nullable=False),
-    sqlite_with_rowid=False,
-)
-
 # What follows from what beyond the parents of posts, to be found from both sides. It repeats what hashed
 # records say: posts their traces, traces their parents and adapter, artifacts what they were made of.
 descent = sa.Table(
@@ -339,6 +328,18 @@ artifacts = sa.Table(
     sa.Column("record", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Embeddings of posts, made once per embedder. They can be made anew from the posts, but not noticed to be
+# wrong, hence the digest.
+vectors = sa.Table(
+    "docendo_vectors",
+    metadata,
+    sa.Column("post", Id, primary_key=True),
+    sa.Column("embedder", Id, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
     sa.Column("hash", Id, nullable=False),
     sqlite_with_rowid=False,
 )

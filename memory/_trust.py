@@ -24,6 +24,12 @@ from docendo.memory._posts import FLAG, RANK, Post, Trust
 from docendo.memory._taint import Taint, taint
 from docendo.records import Author, Record
 
+# Built once: building a statement takes longer than running it.
+_EVENT = sa.select(_schema.trust.c.seq).where(_schema.trust.c.id == sa.bindparam("event"))
+_LAST = sa.select(sa.func.max(_schema.trust.c.seq)).where(
+    _schema.trust.c.post == sa.bindparam("on"), _schema.trust.c.board == sa.bindparam("at")
+)
+
 #: Who takes out a post that is written under a quarantined one.
 _RUNTIME = Author(agent="blackboard", role="runtime")
 
@@ -98,11 +104,10 @@ class TrustLog:
             return
         author, why = _stamped(by), _text.clean(reason)
         event = digest(self.board, post_id, level, _text.author(author), why)[:16]
-        table = _schema.trust
         with self.database.transaction() as connection:
             post = self._facts(connection, post_id)
             now, cause = _descent.levels(connection, [post.id])[post.id]
-            if connection.scalar(sa.select(table.c.seq).where(table.c.id == event)) is not None:
+            if connection.scalar(_EVENT, {"event": event}) is not None:
                 return
             if author.agent == post.author.agent and RANK[level] > RANK[now]:
                 raise AccessError(
@@ -134,10 +139,9 @@ class TrustLog:
         """See `Blackboard.flag`."""
         author, why = _stamped(by), _text.clean(reason)
         event = digest(self.board, post_id, FLAG, author.agent)[:16]
-        table = _schema.trust
         with self.database.transaction() as connection:
             post = self._facts(connection, post_id)
-            if connection.scalar(sa.select(table.c.seq).where(table.c.id == event)) is None:
+            if connection.scalar(_EVENT, {"event": event}) is None:
                 self._append(connection, post.id, FLAG, author, why, "", (), event=event)
 
     def quarantine(self, post_id: str, *, by: Author, reason: str) -> Taint:
@@ -240,12 +244,11 @@ class TrustLog:
         event: str = "",
     ) -> None:
         """Writes an event. Without a given id it counts anew each time, so the id holds what came before."""
-        table = _schema.trust
-        last = connection.scalar(
-            sa.select(sa.func.max(table.c.seq)).where(table.c.post == post, table.c.board == self.board)
-        )
+        if not event:
+            last = connection.scalar(_LAST, {"on": post, "at": self.board})
+            event = digest(self.board, post, level, cause, *parts, last or 0)[:16]
         values = {
-            "id": event or digest(self.board, post, level, cause, *parts, last or 0)[:16],
+            "id": event,
             "post": post,
             "level": level,
             "cause": cause,
