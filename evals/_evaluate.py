@@ -135,7 +135,7 @@ def _advance(bar: Progress, steps: int) -> None:
 
 
 def _record(item: Item, reply: Reply, scorer: Scorer) -> EvalRecord:
-    failure = reply.failure
+    failure, score = reply.failure, None
     if failure is None:
         try:
             score = scored(scorer, item, reply.text)
@@ -143,7 +143,7 @@ def _record(item: Item, reply: Reply, scorer: Scorer) -> EvalRecord:
             raise
         except Exception as error:  # also a scorer of the user's own may do anything
             failure = failure_of(error)
-    if failure is not None:
+    if score is None:
         return EvalRecord(
             item=item.id,
             question=item.public.question,

@@ -62,7 +62,7 @@ def write_parquet(path: Path, records: Iterable[Record], kind: type[Record]) -> 
     Raises:
         StorageError: if the file cannot be written; an old one is untouched.
     """
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     from pyarrow import parquet
 
     columns = {name: _arrow(hint) for name, hint in get_type_hints(kind).items()}
