@@ -30,9 +30,8 @@ def main(model: str = "smollm2-135m-instruct", train: int = 200, test: int = 200
         async def answer(state: State, context: RunContext) -> State:
             item = context.public(state["item"])
             draft = await context.ask(student, item.id, student.messages(item), node="draft")
-            remark = await context.ask(
-                critic, item.id, critic.messages(item, said=quoted(draft.text)), node="hint"
-            )
+            said = quoted(draft.text)  # another agent's words enter a prompt as data
+            remark = await context.ask(critic, item.id, critic.messages(item, said=said), node="hint")
             history = student.messages(item, history=[(draft.text, remark.text)])
             final = await context.ask(student, item.id, history, node="revise")
             for text, trace in zip(draft.texts + final.texts, draft.traces + final.traces, strict=True):
