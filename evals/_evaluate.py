@@ -13,7 +13,7 @@ from docendo.evals._subjects import Reply, asker_of, failure_of
 from docendo.evals._tasks import reference
 from docendo.progress import Progress, progress
 from docendo.records import Item, SamplingParams, Usage
-from docendo.scoring import Scorer, scored
+from docendo.scoring import Score, Scorer, scored
 
 
 class JournalLike(Protocol):
@@ -135,34 +135,31 @@ def _advance(bar: Progress, steps: int) -> None:
 
 
 def _record(item: Item, reply: Reply, scorer: Scorer) -> EvalRecord:
-    failure, score = reply.failure, None
-    if failure is None:
-        try:
-            score = scored(scorer, item, reply.text)
-        except UserError:
-            raise
-        except Exception as error:  # also a scorer of the user's own may do anything
-            failure = failure_of(error)
-    if score is None:
-        return EvalRecord(
-            item=item.id,
-            question=item.public.question,
-            text=reply.text,
-            failure=failure,
-            usage=reply.usage,
-            seconds=reply.seconds,
-        )
-    return EvalRecord(
+    score = _score(item, reply, scorer)
+    record = EvalRecord(
         item=item.id,
         question=item.public.question,
         text=reply.text,
-        parsed=score.parsed,
-        correct=score.correct,
-        value=score.value,
-        score_failure=score.failure,
         usage=reply.usage,
         seconds=reply.seconds,
     )
+    if isinstance(score, str):
+        return record.replace(failure=score)
+    return record.replace(
+        parsed=score.parsed, correct=score.correct, value=score.value, score_failure=score.failure
+    )
+
+
+def _score(item: Item, reply: Reply, scorer: Scorer) -> Score | str:
+    """The score of a reply, or why there is none."""
+    if reply.failure is not None:
+        return reply.failure
+    try:
+        return scored(scorer, item, reply.text)
+    except UserError:
+        raise
+    except Exception as error:  # a scorer of the user's own may fail in any way
+        return failure_of(error)
 
 
 def _baselines(items: Sequence[Item]) -> tuple[float | None, float | None]:

@@ -19,6 +19,8 @@ page shows it. Its tests take the fixture `bar`, one for the whole file:
     def test_anchor(bar, tmp_path):          # another library on the same test; what it does is no failure
         bar.anchor("bare LangGraph", cases=200, failed=lost, note="acknowledged turns that were lost")
 
+What is killed again and again is forked by a server (`fault_forks`), which also names the points to die at.
+
 `part` records first and then fails the test if anything failed, if a point was reached zero times or if there
 were fewer cases than `needed`. A limit that is a number ("at most 2 points") is `bar.limit`. `broken` fails
 the test if the broken variant went unnoticed. Failures are strings that say which case it was.

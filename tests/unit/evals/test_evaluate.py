@@ -86,6 +86,22 @@ def test_a_failure_is_no_wrong_answer():
     assert str(result).endswith("2 failed")
 
 
+def test_an_answer_that_cannot_be_scored_is_no_wrong_answer():
+    class Crashing(ExactScorer):
+        def score(self, item, text):
+            if item.id == ITEMS[0].id:
+                raise KeyError("words")
+            if item.id == ITEMS[1].id:
+                raise TimeoutError
+            return super().score(item, text)
+
+    result = evaluate(right, ITEMS, scorer=Crashing(), name="crashing", quiet=True)
+    assert (result.n, result.correct, result.failed) == (6, 6, 2)
+    assert result.records[0].failure.startswith("task: TaskFailure: the scorer 'exact' failed on an answer")
+    assert result.records[0].text == right(ITEMS[0].public)
+    assert result.records[1].failure == "infrastructure: TimeoutError"
+
+
 def test_if_everything_fails_there_is_no_accuracy():
     def broken(item):
         raise EngineClosed("closed")
@@ -202,6 +218,28 @@ def test_a_graph_is_run_and_its_final_answer_scored():
     result = run(graph, name="graph")
     assert (result.n, result.correct) == (8, 7)
     assert result.usage.generated_tokens > 0
+
+
+def test_an_item_of_a_graph_fails_alone():
+    from docendo import graphs
+    from docendo.agents import Verifier
+
+    def script(request):
+        if request.origin.item == ITEMS[0].id:
+            raise EngineClosed("closed")
+        if request.origin.item == ITEMS[1].id:
+            raise ModelFailure("NaN in the logits")
+        return right_of(request)
+
+    graph = graphs.tutoring(
+        student=Student(ScriptedEngine(script)), verifier=Verifier(SCORER), tutor=None, teacher=None
+    )
+    result = run(graph, name="graph")
+    assert (result.n, result.correct) == (6, 6)
+    assert [record.failure for record in result.records[:2]] == [
+        "infrastructure: EngineClosed: closed",
+        "model: ModelFailure: NaN in the logits",
+    ]
 
 
 @pytest.mark.parametrize("items", [[], [ITEMS[0], ITEMS[0]]])

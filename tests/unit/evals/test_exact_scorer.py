@@ -132,6 +132,15 @@ def test_a_judge_that_raises_is_counted_and_wrong():
     assert (score.correct, score.failure) == (False, "RecursionError: deep")
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("words.txt"), TimeoutError(), MemoryError()])
+def test_what_the_machine_does_to_a_judge_is_no_wrong_answer(error):
+    def broken(text):
+        raise error
+
+    with pytest.raises(type(error)):
+        SCORER.score(judged(broken), "b")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_an_odd_number_of_a_judge_stays_in_range(value):
     score = SCORER.score(judged(lambda text: value), "b")

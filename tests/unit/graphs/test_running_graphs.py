@@ -141,6 +141,25 @@ def test_an_item_whose_model_fails_is_recorded_and_the_run_goes_on(tmp_path: Pat
         assert run.summary()["failures"] == {"model": 1}
 
 
+def test_an_item_whose_scorer_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
+    class Crashing(ExactScorer):
+        def score(self, item: Item, text: str) -> Any:
+            if item.id == ITEMS[4].id:
+                raise KeyError("words")
+            return super().score(item, text)
+
+    graph = tutoring(
+        student=Student(ScriptedEngine(lambda request: "Answer: 1")),
+        tutor=None,
+        teacher=None,
+        verifier=Verifier(Crashing()),
+    )
+    with start(graph, tmp_path) as run:
+        assert run.outcomes[ITEMS[4].id]["error"] == "task"
+        assert "KeyError: 'words'" in run.outcomes[ITEMS[4].id]["message"]
+        assert run.summary()["failures"] == {"task": 1}
+
+
 @pytest.mark.parametrize(
     "error", [EngineClosed("the engine is closed"), ConfigError("bad"), ZeroDivisionError("a bug")]
 )

@@ -1,0 +1,460 @@
+"""R12: The same seed gives the same result, also if every step of the work is resumed in a fresh process.
+
+Each graph and each recipe of docendo runs twice in one go, and once so that the process ends at every commit
+that brought a new post, call, trace or outcome: the next process has nothing but what is stored. Ledger
+digest, traces, outcomes, evaluation and adapters have to be identical. Only wall seconds differ, and tokens
+that an engine found in its cache, which a fresh process does not have.
+
+The tiny model's engine is `invariant`: under `seeded` a token may hang on the last bit of sums whose order
+depends on the batch, and a resumed process has other batches. A fresh process is a fork of one that has
+loaded libraries and weights and has done no work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pytest
+from fault_forks import Order, Ready, Server, serving
+
+pytestmark = pytest.mark.slow
+
+#: The exit status of a process that has made a step and has more to do.
+STEP = 75
+SEED = 5
+#: What measures time or this process's luck and not the work.
+UNEQUAL = {"seconds", "phases", "path", "report", "cached_tokens", "generated_tokens_per_second"}
+
+
+# --- in the processes -------------------------------------------------------------------------------
+
+
+def works(model: str) -> dict[str, Callable[[Order, Ready], object]]:
+    import torch
+    from langgraph.checkpoint.sqlite import SqliteSaver
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from docendo import Engine, distill, graphs
+    from docendo.registry import recipes
+
+    _ = Engine, distill.train, graphs.tutoring, recipes(), tasks_of(1, 0), SqliteSaver
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    return {
+        "graph": lambda order, ready: run_graph(loaded, tokenizer, order),
+        "recipe": lambda order, ready: run_recipe(model, order),
+        "langgraph": lambda order, ready: converse(order),
+    }
+
+
+def tasks_of(train: int, test: int) -> Any:
+    from docendo import evals
+
+    settings = {"min_terms": 2, "max_terms": 3, "max_digits": 1}
+    return evals.tasks("reasoning_gym:chain_sum", train=train, test=test, **settings)
+
+
+def end_at_each_step(stride: int) -> None:
+    """Ends this process at its first commit, or a later one, that leaves more records than before."""
+    import sqlalchemy as sa
+
+    from docendo.memory import Database, _schema
+
+    # Not claims to requests: a claim is a lease, made anew by each process, and no progress.
+    tables = [each.name for each in (_schema.posts, _schema.journal, _schema.traces, _schema.items)]
+    query = sa.text("SELECT " + " + ".join(f"(SELECT count(*) FROM {name})" for name in tables))
+    commit, before, steps = Database._commit, dict[int, int](), [0]
+
+    def committed(self: Database, connection: sa.Connection, write: bool) -> None:
+        commit(self, connection, write)
+        if write:
+            rows = connection.scalar(query)
+            if rows > before.setdefault(id(self), rows):
+                before[id(self)], steps[0] = rows, steps[0] + 1
+                if steps[0] >= stride:
+                    os._exit(STEP)
+
+    begin = Database._begin
+
+    def begun(self: Database, connection: sa.Connection, write: bool) -> None:
+        begin(self, connection, write)
+        if write and id(self) not in before and sa.inspect(connection).has_table(tables[0]):
+            before[id(self)] = int(connection.scalar(query) or 0)
+
+    Database._commit = committed  # type: ignore[method-assign]
+    Database._begin = begun  # type: ignore[method-assign]
+
+
+def spoil(broken: str) -> None:
+    """What the bar has to notice."""
+    import time
+
+    from docendo import Student
+    from docendo.agents import _context
+
+    derive = _context.derive_seed
+    if broken == "clock":
+        _context.derive_seed = lambda *parts: derive(time.time_ns(), *parts)  # type: ignore[assignment]
+    if broken == "memory":
+        messages, said = Student.messages, [0]
+
+        def counting(self: Any, item: Any, **fields: Any) -> Any:
+            said[0] += 1
+            turns = list(messages(self, item, **fields))
+            turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']} ({said[0]})"}
+            return tuple(turns)
+
+        Student.messages = counting  # type: ignore[method-assign,assignment]
+
+
+KNOWN = {
+    "blackboard": "requests hold clock times and responses the number of their claim, which a kill raises; "
+    "after three kills a volunteer is not asked again"
+}
+#: How each graph is built, by the name of its builder.
+GRAPHS: dict[str, Callable[[Any, Any], Any]] = {}
+
+
+def builds(build: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    GRAPHS[build.__name__] = build
+    return build
+
+
+def sampling(n: int = 1) -> Any:
+    from docendo.records import SamplingParams
+
+    return SamplingParams(temperature=1.0, max_tokens=8, n=n)
+
+
+@builds
+def tutoring(engine: Any, task: Any) -> Any:
+    from docendo import Student, Teacher, Tutor, Verifier, graphs
+
+    return graphs.tutoring(
+        student=Student(engine, sampling=sampling()),
+        tutor=Tutor(engine, sampling=sampling(2)),
+        teacher=Teacher(engine, examples=task.examples(1), sampling=sampling(4)),
+        verifier=Verifier(task.scorer),
+    )
+
+
+@builds
+def demonstrate(engine: Any, task: Any) -> Any:
+    from docendo import Teacher, Verifier, graphs
+
+    teacher = Teacher(engine, examples=task.examples(1), sampling=sampling(8))
+    return graphs.demonstrate(teacher=teacher, verifier=Verifier(task.scorer))
+
+
+@builds
+def blackboard(engine: Any, task: Any) -> Any:
+    from docendo import Student, graphs
+    from docendo.agents import Agent, Asker, NoteKeeper
+
+    class Curious(Asker):
+        """Asks before its first turn: the tiny model does not write requests."""
+
+        def first(self, item: Any) -> tuple[str, ...]:
+            return (f"What is {item.question}?", "How are sums made?")
+
+    notes = ["Sums are made from left to right.", "What is left is the sum of the terms."]
+    speaker = Agent(engine, sampling=sampling(), prompt="{notes} {question}")
+    helpers = [
+        NoteKeeper("reader", notes, threshold=0.0),
+        NoteKeeper("speaker", notes, agent=speaker, threshold=0.0),
+        NoteKeeper("judge", notes, judge=Student(engine, prompt="{notes} {question}"), threshold=0.0),
+    ]
+    return graphs.blackboard(Curious(engine, sampling=sampling()), helpers)
+
+
+def run_graph(model: Any, tokenizer: Any, order: Order) -> None:
+    """Runs a graph and evaluates a student, on one database; resumes both."""
+    from docendo import Engine, Student, evals, graphs
+    from docendo.memory import Database, Journal
+
+    spoil(order["broken"])
+    if order["step"]:
+        end_at_each_step(order["stride"])
+    folder, task = Path(order["folder"]), tasks_of(order["items"], 2)
+    with (
+        Engine(model, tokenizer, determinism="invariant") as engine,
+        Database.open(folder / "all.db") as database,
+    ):
+        graphs.run(
+            GRAPHS[order["name"]](engine, task),
+            task.train,
+            name="run",
+            folder=folder,
+            database=database,
+            seed=SEED,
+            concurrency=order["concurrency"],
+            resume=True,
+            quiet=True,
+        )
+        student = Student(engine, sampling=sampling().replace(seed=SEED))
+        evals.evaluate(
+            student, task.test, scorer=task.scorer, name="eval", journal=Journal(database), quiet=True
+        ).save(folder / "eval")
+
+
+def run_recipe(model: str, order: Order) -> None:
+    """Runs a recipe with the smallest settings; resumes it."""
+    from docendo import Engine
+    from docendo.agents import Engine as Loaded
+    from docendo.registry import get_recipe
+
+    load = Loaded.load.__func__  # type: ignore[attr-defined]
+    Engine.load = classmethod(  # type: ignore[method-assign,assignment]
+        lambda cls, name, **options: load(cls, name, **{**options, "determinism": "invariant"})
+    )
+    if order["step"]:
+        end_at_each_step(order["stride"])
+    recipe = get_recipe(order["name"])
+    recipe.run(
+        recipe.configure(settings(recipe, model, order["items"])),
+        folder=Path(order["folder"]) / "run",
+        resume=True,
+        quiet=True,
+    )
+
+
+def settings(recipe: Any, model: str, items: int) -> dict[str, Any]:
+    """The smallest settings, by name, for those of them that a recipe has."""
+    from docendo.distill import TrainConfig
+
+    tiny: dict[str, Any] = {
+        "student": model,
+        "train": items + 2,
+        "test": max(2, items // 2),
+        "rounds": 1,
+        "samples": 16,
+        "examples": 2,
+        "train_config": TrainConfig(max_steps=2, per_device_train_batch_size=4, dtype="float32"),
+    }
+    names = {each.name for each in dataclasses.fields(recipe.config)}
+    return {name: value for name, value in tiny.items() if name in names}
+
+
+# --- what has to be equal ---------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """A result without what measures time."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items() if key not in UNEQUAL}
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+def facts(folder: Path) -> dict[str, str]:
+    """Everything that a piece of work leaves: databases by what they say, JSON files, and weights."""
+    from docendo.hashing import file_sha256
+    from docendo.memory import Blackboard, Database, TraceStore, verify
+
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".db":
+            with Database.open(path) as database:
+                damage = [str(each) for report in verify(database) for each in report.damage]
+                traces = sorted(
+                    (t.id, t.messages, t.completion, t.token_ids, t.logprobs, sorted(t.rewards.items()))
+                    for t in TraceStore(database).find()
+                )
+                found[f"{name}: ledger"] = Blackboard(database).digest()
+                found[f"{name}: traces"] = json.dumps(traces)
+                found[f"{name}: damage"] = json.dumps(damage)
+        elif path.suffix == ".safetensors":
+            found[name] = file_sha256(path)
+        elif path.name in ("summary.json", "config.json"):
+            kept = plain(json.loads(path.read_text()))
+            # The digest of the records covers their seconds; the records themselves are compared.
+            found[name] = json.dumps({**kept, "records": None})
+        elif path.suffix == ".jsonl":
+            found[name] = json.dumps([plain(json.loads(line)) for line in path.read_text().splitlines()])
+    return found
+
+
+def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    return [f"other {name}" for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+
+
+def stepwise(server: Server, work: str, *, most: int = 5000, stride: int = 1, **order: Any) -> int:
+    """Has the work done, a fresh process for every step; returns how many steps ended a process."""
+    for step in range(most):
+        if server.run(work, fine=(0, STEP), step=True, stride=stride, **order).status == 0:
+            return step
+    raise AssertionError(f"{work} is not done after {most} steps")
+
+
+@pytest.fixture(scope="module")
+def server(guessing_model_dir: Path) -> Iterator[Server]:
+    with serving(__file__, str(guessing_model_dir)) as found:
+        yield found
+
+
+def folder_of(tmp_path: Path, name: str) -> str:
+    (tmp_path / name).mkdir()
+    return str(tmp_path / name)
+
+
+def three_times(
+    server: Server, tmp_path: Path, work: str, name: str, *, stride: int = 1, **order: Any
+) -> tuple[list[str], int]:
+    """Does the work in one go, again with other concurrency, and step by step; returns what differs."""
+    order = {"name": name, "broken": "", **order}
+    for how, concurrency in (("once", 4), ("again", 1)):
+        server.run(
+            work, fine=(0,), folder=folder_of(tmp_path, how), step=False, concurrency=concurrency, **order
+        )
+    order |= {"concurrency": 4, "stride": stride}
+    steps = stepwise(server, work, folder=folder_of(tmp_path, "steps"), **order)
+    first = facts(tmp_path / "once")
+    assert any(": ledger" in fact for fact in first)
+    problems = [f"again: {line}" for line in differences(first, facts(tmp_path / "again"))]
+    problems += [f"step by step: {line}" for line in differences(first, facts(tmp_path / "steps"))]
+    return problems, steps
+
+
+def built_in() -> list[str]:
+    """The builders of `docendo.graphs`: what passes options on to LangGraph's `compile`."""
+    from docendo import graphs
+
+    return [
+        name
+        for name in graphs.__all__
+        if inspect.isfunction(function := getattr(graphs, name))
+        and "compile_options" in inspect.signature(function).parameters
+    ]
+
+
+def recipe_ids() -> list[str]:
+    from docendo.registry import recipes
+
+    return [recipe.id for recipe in recipes()]
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_graphs(bar: Any, server: Server, tmp_path: Path, name: str) -> None:
+    assert name in GRAPHS, f"a new graph: say in {Path(__file__).name} how it is built"
+    problems, steps = three_times(server, tmp_path, "graph", name, items=bar.size(4, short=1))
+    reached = {"forced resumes": steps}
+    bar.part(f"graph {name}", cases=3, failed=problems, needed=3, reached=reached, known=KNOWN.get(name, ""))
+
+
+@pytest.mark.parametrize("name", recipe_ids())
+def test_recipes(bar: Any, server: Server, tmp_path: Path, name: str) -> None:
+    size = {"items": bar.size(24, short=8), "stride": bar.size(1, short=12)}
+    problems, steps = three_times(server, tmp_path, "recipe", name, **size)
+    bar.part(f"recipe {name}", cases=3, failed=problems, needed=3, reached={"forced resumes": steps})
+
+
+def test_the_bar_catches_a_seed_from_the_clock(bar: Any, server: Server, tmp_path: Path) -> None:
+    order = {"name": "tutoring", "broken": "clock", "step": False, "items": 2, "concurrency": 4}
+    for how in ("once", "again"):
+        server.run("graph", fine=(0,), folder=folder_of(tmp_path, how), **order)
+    caught = differences(facts(tmp_path / "once"), facts(tmp_path / "again"))
+    bar.broken("a seed from the clock", cases=1, failed=caught)
+
+
+def test_the_bar_catches_state_in_the_process(bar: Any, server: Server, tmp_path: Path) -> None:
+    """What depends on what this process did before: the same twice, and another when it is resumed."""
+    order = {"name": "tutoring", "broken": "memory", "items": 2, "concurrency": 1}
+    for how in ("once", "again"):
+        server.run("graph", fine=(0,), folder=folder_of(tmp_path, how), step=False, **order)
+    first = facts(tmp_path / "once")
+    assert differences(first, facts(tmp_path / "again")) == []
+    steps = stepwise(server, "graph", most=300, folder=folder_of(tmp_path, "steps"), **order)
+    caught = differences(first, facts(tmp_path / "steps"))
+    bar.broken(
+        "prompts that count the calls of the process",
+        cases=1,
+        failed=caught,
+        reached={"forced resumes": steps},
+    )
+
+
+# --- LangGraph, a fresh process for each step -------------------------------------------------------
+
+
+class Walk(TypedDict):
+    drawn: list[int]
+
+
+def converse(order: Order) -> None:
+    """Four nodes that draw a number and post it; the process ends after each checkpoint of a step."""
+    from langgraph.checkpoint.sqlite import SqliteSaver
+    from langgraph.graph import END, START, StateGraph
+
+    folder = Path(order["folder"])
+    generator = random.Random(order["seed"])
+    posts = sqlite3.connect(folder / "posts.db", isolation_level=None)
+    posts.execute("CREATE TABLE IF NOT EXISTS posts (node TEXT, number INTEGER)")
+
+    def drawing(name: str) -> Callable[[Walk], dict[str, list[int]]]:
+        def draw(state: Walk) -> dict[str, list[int]]:
+            source = random.Random(f"{order['seed']} {name}") if order["each"] else generator
+            number = source.randrange(1000)
+            posts.execute("INSERT INTO posts VALUES (?, ?)", (name, number))
+            return {"drawn": [*state["drawn"], number]}
+
+        return draw
+
+    names = [f"node {number}" for number in range(4)]
+    builder = StateGraph(Walk)
+    for before, name in zip((START, *names), names, strict=False):
+        builder.add_node(name, drawing(name))
+        builder.add_edge(before, name)
+    builder.add_edge(names[-1], END)
+    if order["step"]:
+        put = SqliteSaver.put
+
+        def ending(*args: Any, **options: Any) -> Any:
+            put(*args, **options)
+            os._exit(STEP)
+
+        SqliteSaver.put = ending  # type: ignore[method-assign]
+    with SqliteSaver.from_conn_string(str(folder / "checkpoints.db")) as saver:
+        graph = builder.compile(checkpointer=saver)
+        thread: Any = {"configurable": {"thread_id": "1"}}
+        known = graph.get_state(thread).metadata is not None
+        state = graph.invoke(None if known else {"drawn": []}, thread, durability="sync")
+    (folder / "drawn.json").write_text(json.dumps(state["drawn"]))
+
+
+def drawn(folder: Path) -> tuple[list[int], list[Any]]:
+    with closing(sqlite3.connect(folder / "posts.db")) as posts:
+        rows = posts.execute("SELECT node, number FROM posts").fetchall()
+    return json.loads((folder / "drawn.json").read_text()), rows
+
+
+@pytest.mark.parametrize(
+    ("each", "how"), [(False, "one generator, seeded when the process starts"), (True, "a seed per node")]
+)
+def test_anchor_langgraph(bar: Any, server: Server, tmp_path: Path, each: bool, how: str) -> None:
+    runs, failed, steps = bar.size(20, short=2), [], 0
+    for seed in range(runs):
+        order = {"seed": seed, "each": each}
+        for name in ("once", "again"):
+            folder = folder_of(tmp_path, f"{name}-{seed}")
+            server.run("langgraph", fine=(0,), folder=folder, step=False, **order)
+        steps += stepwise(server, "langgraph", most=50, folder=folder_of(tmp_path, f"steps-{seed}"), **order)
+        whole = drawn(tmp_path / f"once-{seed}")
+        failed += ["again"] * (whole != drawn(tmp_path / f"again-{seed}"))
+        failed += ["step by step"] * (whole != drawn(tmp_path / f"steps-{seed}"))
+    bar.anchor(
+        f"LangGraph and SqliteSaver, durability 'sync', 4 nodes, {how}",
+        cases=2 * runs,
+        failed=failed,
+        note="runs whose state or posts differ from the first one of the same seed",
+        reached={"forced resumes": steps},
+        outcomes={f"{name} differ": failed.count(name) for name in ("again", "step by step")},
+    )
