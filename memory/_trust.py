@@ -102,7 +102,7 @@ class TrustLog:
         if level == "quarantined":
             self.quarantine(post_id, by=by, reason=reason)
             return
-        author, why = _stamped(by), _text.clean(reason)
+        author, why = _stamped(by), _text.name(reason, "reason", empty=True)
         event = digest(self.board, post_id, level, _text.author(author), why)[:16]
         with self.database.transaction() as connection:
             post = self._facts(connection, post_id)
@@ -137,7 +137,7 @@ class TrustLog:
 
     def flag(self, post_id: str, *, by: Author, reason: str) -> None:
         """See `Blackboard.flag`."""
-        author, why = _stamped(by), _text.clean(reason)
+        author, why = _stamped(by), _text.name(reason, "reason", empty=True)
         event = digest(self.board, post_id, FLAG, author.agent)[:16]
         with self.database.transaction() as connection:
             post = self._facts(connection, post_id)
@@ -146,7 +146,7 @@ class TrustLog:
 
     def quarantine(self, post_id: str, *, by: Author, reason: str) -> Taint:
         """See `Blackboard.quarantine`."""
-        author, why = _stamped(by), _text.clean(reason)
+        author, why = _stamped(by), _text.name(reason, "reason", empty=True)
         with self.database.transaction() as connection:
             post = self._facts(connection, post_id)
             reached = _independence.facts(connection, _descent.reach(connection, [post.id]).posts)
@@ -163,7 +163,7 @@ class TrustLog:
 
     def release(self, post_id: str, *, by: Author, reason: str) -> Taint:
         """See `Blackboard.release`."""
-        author, why = _stamped(by), _text.clean(reason)
+        author, why = _stamped(by), _text.name(reason, "reason", empty=True)
         if author.model:
             raise AccessError(
                 f"agent {author.agent!r}, a model, releases post {post_id}",

@@ -177,7 +177,7 @@ def measure(options: Options) -> Study:
         for seed in range(seeds):
             made = lake(seed, dev=DEV, test=size)
             keepers = _volunteers(made)
-            detail["thresholds"][seed] = [round(keeper.threshold, 3) for keeper in keepers]
+            detail["thresholds"][str(seed)] = [round(keeper.threshold, 3) for keeper in keepers]
             # One keeper of all sheets: with as many sheets, and with as many as volunteers mostly deliver.
             archives = {most: NoteKeeper("archive", made.sheets, threshold=0.0, most=most) for most in (4, 2)}
             # `places` keepers deliver; under broadcast all of them.
