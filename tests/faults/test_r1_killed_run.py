@@ -256,14 +256,15 @@ def hammer(
     found, _ = visits(whole.folder / "points.log")
     names = sorted(only or found)
     rng, tally = random.Random(seed), Tally(runs=runs, known=set(found))
-    turn = 0
+    tried = Counter[str]()
     for number in range(runs):
         place, done = next(places), set[str]()
         kills = rng.randint(1, KILLS)
         for attempt in range(kills + 1):
             order, before = place.order(), len(place.calls())
-            if attempt < kills and (only or (number + attempt) % 2):
-                name, turn = names[turn % len(names)], turn + 1
+            if attempt < kills and (only or (number + attempt) % 2 == 0):
+                name = min(names, key=lambda each: (tally.points[each], tried[each], each))
+                tried[name] += 1
                 # Later processes have less to do, so they visit a point less often.
                 order["point"] = (name, rng.randint(1, max(1, found[name] // (attempt + 1))))
             elif attempt < kills:
@@ -272,12 +273,13 @@ def hammer(
             if again := done & set(place.calls()[before:]):
                 tally.problems.append(f"run {number}: {len(again)} finished calls were generated again")
             if ended.killed:
-                tally.moments += "kill_after" in order
+                if "point" in order:
+                    tally.points[order["point"][0]] += 1
+                else:
+                    tally.moments += 1
                 done = place.finished_calls()
             elif attempt == kills or "point" not in order:
                 break
-        _, died = visits(place.folder / "points.log")
-        tally.points.update(died)
         tally.problems += [f"run {number}: {line}" for line in differences(place, expected, set(total))]
         shutil.rmtree(place.folder)
     return tally
@@ -301,8 +303,8 @@ def differences(place: Place, expected: dict[str, Any], calls: set[str]) -> list
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model_dir: Path) -> Iterator[Server]:
-    with serving(__file__, str(tiny_model_dir)) as found:
+def server(guessing_model_dir: Path) -> Iterator[Server]:
+    with serving(__file__, str(guessing_model_dir)) as found:
         yield found
 
 
@@ -314,15 +316,16 @@ def folders(tmp_path: Path, **options: Any) -> Iterator[Place]:
 
 
 def report(bar: Any, name: str, tally: Tally, runs: int) -> None:
-    problems = tally.problems
+    problems, reached = tally.problems, {"kills": tally.moments + tally.points.total()}
     if bar.full:  # the short form has too few kills for all of them
         problems = problems + [f"nothing died {name}" for name in sorted(tally.known - set(tally.points))]
+        reached = tally.reached
     bar.part(
         name,
         cases=tally.runs,
         failed=problems,
         needed=runs,
-        reached=tally.reached,
+        reached=reached,
         points=dict(sorted(tally.points.items())),
     )
 
@@ -333,7 +336,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(bar: Any, server: Server, tmp
 
 
 def test_a_killed_run_with_checkpoints(bar: Any, server: Server, tmp_path: Path) -> None:
-    runs = bar.size(30, short=1)
+    runs = bar.size(40, short=1)
     tally = hammer(server, folders(tmp_path, checkpoints=True), runs=runs, seed=1)
     report(bar, "runs on SQLite with a checkpoint at every step", tally, runs)
 
@@ -351,7 +354,7 @@ def test_a_killed_run_on_postgresql(
             postgres_databases.give_back(name)
             number += 1
 
-    runs = bar.size(30, short=1)
+    runs = bar.size(40, short=1)
     report(bar, "runs on PostgreSQL", hammer(server, databases(), runs=runs, seed=2), runs)
 
 
