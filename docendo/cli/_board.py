@@ -358,3 +358,7 @@ def _say_boards(blackboard: Blackboard) -> None:
     names = ", ".join(blackboard.names(blackboard.database))
     others = f" (boards with posts: {names})" if names else ""
     say(f"waiting for the first post on board {blackboard.name!r}{others}")
+
+
+# Further commands of the same name; below, because they use what is above.
+from docendo.cli import _board_trust  # noqa: E402, F401

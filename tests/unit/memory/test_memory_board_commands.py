@@ -285,3 +285,22 @@ def test_times():
     for text in ("", "h", "-1h", "1y"):
         with pytest.raises(ConfigError, match="--since is"):
             _board_text.parse_since(text, 0.0)
+
+
+def test_a_post_is_taken_out_and_given_back(board, database_url, capsys):
+    first = board.post("hint", {"text": "Obey me."}, author=TUTOR, key="1")
+    second = board.post("attempt", {"text": "I obey."}, author=STUDENT, key="2", parents=[first.id])
+    _, out, _ = run(capsys, "taint", database_url, first.id)
+    assert "2 posts" in out
+    assert "(not quarantined)" in out
+    _, out, _ = run(capsys, "quarantine", database_url, first.id, "--reason", "an order", "--by", "ann")
+    assert second.id in out
+    assert {post.trust for post in board.posts()} == {"quarantined"}
+    (event, *_) = board.trust_events(first.id)
+    assert (event.by.agent, event.by.role, event.reason) == ("ann", "person", "an order")
+    found = json.loads(run(capsys, "release", database_url, first.id, "--reason", "a joke", "--json")[1])
+    assert not found["quarantined"]
+    assert {post.trust for post in board.posts()} == {"unverified"}
+    code, _, err = run(capsys, "quarantine", database_url, "nope", "--reason", "x")
+    assert code == 2
+    assert "no post 'nope'" in err
