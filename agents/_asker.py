@@ -71,8 +71,14 @@ class Asker(Agent):
         """What is asked before the model speaks; by default nothing."""
         return ()
 
-    def decide(self, text: str) -> Decision:
-        """Reads what the model wrote; a text without either mark is an answer."""
+    def decide(self, text: str, *, item: PublicItem | None = None, rounds: int = 0) -> Decision:
+        """Reads what the model wrote; a text without either mark is an answer.
+
+        Args:
+            text: What it wrote.
+            item: What it is about, for subclasses that need to know.
+            rounds: How often it has asked before.
+        """
         found = [match for match in map(_LINE.match, text.splitlines()) if match and match[2].strip()]
         requests = [match[2].strip() for match in found if match[1].lower() == "request"]
         if requests:

@@ -13,7 +13,8 @@ from typing import NamedTuple, Self
 from docendo.agents._roles import Agent
 from docendo.errors import ConfigError
 from docendo.hashing import derive_seed, digest
-from docendo.memory import Blackboard, Database, Journal, Post, TraceStore
+from docendo.memory import Blackboard, BoardView, Database, Journal, Post, TraceStore
+from docendo.quoting import special_tokens
 from docendo.records import (
     JSON,
     Author,
@@ -162,9 +163,13 @@ class RunContext:
         node: str,
         step: int = 0,
         parents: Sequence[str] = (),
+        traces: Sequence[str] = (),
         channel: str = "main",
     ) -> Post:
-        """Posts to the blackboard, once per run, item, node, step and kind."""
+        """Posts to the blackboard, once per run, item, node, step and kind.
+
+        Name the turns whose text is posted in `traces`: what is not linked to its post is not learnt from.
+        """
         return self.board.post(
             kind,
             body,
@@ -173,8 +178,24 @@ class RunContext:
             run=self.run,
             item=item,
             parents=parents,
+            traces=traces,
             channel=channel,
         )
+
+    def promote(self, post_id: str, *, by: Author, reason: str) -> bool:
+        """Raises a post to verified if `by` may judge it, and returns whether it may.
+
+        Where the judge runs the very weights that wrote the post, the verdict is worth recording, but no
+        independent judgement, and the post stays as it is.
+        """
+        if self.board.objection(post_id, by=by) is not None:
+            return False
+        self.board.trust(post_id, "verified", by=by, reason=reason)
+        return True
+
+    def view(self, agent: Agent) -> BoardView:
+        """The blackboard as an agent may see it: by its role, as marked text, and under its own name."""
+        return self.board.view(agent.author, tokens=special_tokens(agent.engine))
 
     def _traces(
         self,

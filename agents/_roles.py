@@ -16,6 +16,7 @@ from docendo.agents._protocol import EngineProtocol
 from docendo.checks import is_number
 from docendo.errors import ConfigError
 from docendo.hashing import digest
+from docendo.quoting import neutral, quoted, special_tokens
 from docendo.records import (
     Author,
     Example,
@@ -107,9 +108,17 @@ class Agent:
         turns.append({"role": "user", "content": self._fill(item.question, fields)})
         return tuple(turns)
 
+    def _neutral(self, text: str) -> str:
+        return neutral(text, tokens=special_tokens(self.engine))
+
+    def _quoted(self, text: str) -> str:
+        return quoted(text, tokens=special_tokens(self.engine))
+
     def _fill(self, question: str, fields: Mapping[str, Any]) -> str:
+        # Fields hold what others said.
+        said = {name: self._neutral(f) if isinstance(f, str) else f for name, f in fields.items()}
         try:
-            return self.prompt.format_map({"question": question, **fields})
+            return self.prompt.format_map({"question": question, **said})
         except KeyError as error:
             raise ConfigError(
                 f"the prompt of {self.name!r} names the field {error.args[0]!r}, which was not given",
@@ -183,11 +192,14 @@ class Student(Agent):
     def messages(
         self, item: PublicItem, *, history: Sequence[tuple[str, str]] = (), **fields: Any
     ) -> tuple[Message, ...]:
-        """The question, then earlier attempts and the hints they were given, in `history`."""
+        """The question, then earlier attempts and the hints they were given, in `history`.
+
+        A hint is another's text, so it is marked as such; both are made neutral (`docendo.quoting`).
+        """
         turns = list(super().messages(item, **fields))
         for attempt, hint in history:
-            turns.append({"role": "assistant", "content": attempt})
-            turns.append({"role": "user", "content": hint})
+            turns.append({"role": "assistant", "content": self._neutral(attempt)})
+            turns.append({"role": "user", "content": self._quoted(hint)})
         return tuple(turns)
 
 
@@ -210,7 +222,7 @@ class Tutor(Agent):
         "You are a patient tutor. A student's answer is wrong. In one short sentence, say what to check "
         "or try next. Never state the answer."
     )
-    prompt = "Question: {question}\nThe student's wrong answer: {attempt}"
+    prompt = "Question: {question}\nThe student's wrong answer:\n{attempt}"
     sampling = SamplingParams(max_tokens=32, temperature=0.7)
 
 
@@ -286,7 +298,7 @@ class ModelVerifier(Agent):
     role = "verifier"
     sees_gold = False
     prompt = (
-        "Question: {question}\nProposed answer: {answer}\n\nIs the proposed answer correct? Reply yes or no."
+        "Question: {question}\nProposed answer:\n{answer}\n\nIs the proposed answer correct? Reply yes or no."
     )
     verdicts = ("yes", "no")
     needs = frozenset({"score"})
@@ -299,7 +311,7 @@ class ModelVerifier(Agent):
 
     async def grade(self, context: RunContext, item: str, text: str) -> Verdict:
         """Judges the text of an answer to the item with this id."""
-        messages = self.messages(context.public(item), answer=text)
+        messages = self.messages(context.public(item), answer=self._quoted(text))
         totals = [(await context.score(self, messages, word)).total for word in self.verdicts]
         accepted = 1.0 / (1.0 + math.exp(min(700.0, totals[1] - totals[0])))
         return Verdict(correct=accepted >= self.threshold, value=accepted)

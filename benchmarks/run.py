@@ -86,6 +86,7 @@ def load(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise SystemExit(f"bench: cannot load {path}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from docendo.errors import AdapterError, IntegrityError
 from docendo.manifest import MANIFEST, read_manifest
+
+if TYPE_CHECKING:
+    from docendo.memory import Taint
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
@@ -67,6 +70,29 @@ class Adapter:
             losses=tuple((int(step), float(loss)) for step, loss in manifest["losses"]),
             manifest=manifest,
         )
+
+    def descends_from(self, taint: Taint) -> bool:
+        """Whether the adapter learnt from what a post led to: by its manifest alone, wherever the folder is.
+
+        Raises:
+            AdapterError: if the manifest names no turns: it is older, or the rows it learnt from named none.
+
+        Example:
+            >>> taint = board.taint(post.id)  # doctest: +SKIP
+            >>> Adapter.open("adapters/sum").descends_from(taint)  # doctest: +SKIP
+            False
+        """
+        lineage = self.manifest.get("lineage") or {}
+        known = {self.sha256, self.manifest.get("parent")} & set(taint.adapters)
+        if not known and not lineage.get("traces"):
+            raise AdapterError(
+                f"the manifest of adapter {self.name!r} names no turns that it learnt from",
+                expected="an adapter trained on rows from sft_dataset",
+                remedy="train it again",
+            )
+        turns = {*taint.traces, *taint.spoken_traces}
+        posts = {*taint.posts, *taint.spoken_posts}
+        return bool(known or turns & set(lineage["traces"]) or posts & set(lineage["posts"]))
 
     def require_base(self, fingerprint: str) -> None:
         """Checks that this adapter was trained on the base model with `fingerprint`.

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from docendo.distill._lineage import record_dataset
 from docendo.errors import ConfigError, DataError, LeakError
 from docendo.evals import normalise
 from docendo.hashing import digest
+from docendo.progress import say
 from docendo.records import Item, Message, PublicItem, Trace
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from docendo.memory import Database
 
 
 class Prompter(Protocol):
@@ -32,12 +36,18 @@ def sft_dataset(
     reward: str = "verified",
     threshold: float = 1.0,
     max_per_item: int = 4,
+    database: Database | None = None,
+    quiet: bool = False,
 ) -> Dataset:
     """Builds a training set: the student's own prompt, and an answer that was verified.
 
     A teacher may have been shown worked examples or hints; the student learns to answer without them, so
     the prompt is always the one `student` sends. Of equal answers to one prompt the first is kept. An
     answer that was cut off by its token limit is left out, because it would teach to stop mid-sentence.
+
+    Of a run that posts on a blackboard only promoted posts are learnt from (`Trace.trust` is "verified");
+    what is quarantined, or follows from what is, never is. Traces in a file carry what they were held to be
+    when they were exported. Where a run has no board the reward alone decides.
 
     Args:
         traces: Recorded turns, in the order in which `max_per_item` prefers them.
@@ -47,10 +57,13 @@ def sft_dataset(
         reward: Name of the reward that decides.
         threshold: Least reward.
         max_per_item: Most answers per item.
+        database: Where to record which turns went into the data set, so that `Blackboard.taint` finds it:
+            the database that the traces come from.
+        quiet: Do not say how many traces were left out for what they are held to be.
 
     Returns:
-        A `datasets.Dataset` with the columns `prompt`, `completion`, `item`, `trace` and `weight`, ordered
-        by item as in `items`, then as in `traces`.
+        A `datasets.Dataset` with the columns `prompt`, `completion`, `item`, `trace`, `posts` and `weight`,
+        ordered by item as in `items`, then as in `traces`.
 
     Raises:
         LeakError: if a trace or a prompt belongs to an excluded item, by id or by question text.
@@ -83,6 +96,10 @@ def sft_dataset(
         if key in seen or len(rows[trace.item]) >= max_per_item:
             left_out["repeated" if key in seen else f"over {max_per_item} per item"] += 1
             continue
+        # Of a run without a board nothing is known.
+        if trace.trust not in ("", "verified"):
+            left_out["not promoted"] += 1
+            continue
         seen.add(key)
         rows[trace.item].append(
             {
@@ -90,10 +107,14 @@ def sft_dataset(
                 "completion": [{"role": "assistant", "content": answer}],
                 "item": trace.item,
                 "trace": trace.id,
+                "posts": list(trace.posts),
                 "weight": 1.0,
             }
         )
     chosen = [row for group in rows.values() for row in group]
+    distrusted = ", ".join(f"{left_out[reason]} {reason}" for reason in _DISTRUST if left_out[reason])
+    if distrusted and not quiet:
+        say(f"Of {total} traces left out: {distrusted}.")
     if not chosen:
         counts = (
             ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "no traces given"
@@ -103,7 +124,13 @@ def sft_dataset(
             expected=f"a train trace with {reward} >= {threshold:g}",
             remedy="use a stronger teacher, more samples per item, or a lower threshold",
         )
+    if database is not None:
+        record_dataset(database, chosen)
     return Dataset.from_list(chosen)
+
+
+#: Why a trace is not learnt from, whatever its reward.
+_DISTRUST = ("quarantined", "not promoted")
 
 
 def _reason_against(trace: Trace, known: dict[str, Item], reward: str, threshold: float) -> str | None:
@@ -111,6 +138,8 @@ def _reason_against(trace: Trace, known: dict[str, Item], reward: str, threshold
         return f"of split {trace.split}"
     if trace.item not in known:
         return "of other items"
+    if trace.trust == "quarantined":
+        return "quarantined"
     if reward not in trace.rewards:
         return f"without the reward {reward}"
     # `not >=` also refuses NaN.

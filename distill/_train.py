@@ -29,11 +29,12 @@ from docendo.distill._adapter import CARD, SETTINGS, WEIGHTS, Adapter, model_car
 from docendo.distill._batches import Encoded, encode, pad
 from docendo.distill._config import TrainConfig
 from docendo.distill._kernels import speed_up
+from docendo.distill._lineage import data_digest, lineage, record_dataset
 from docendo.distill._trainer import ObjectiveTrainer
 from docendo.errors import AdapterError, ConfigError, DataError, ModelFailure, ModelNotFound, SilentNoOp
 from docendo.files import new_directory, require_writable, write_text
-from docendo.hashing import digest
 from docendo.manifest import MANIFEST, write_manifest
+from docendo.memory import Artifacts, Database
 from docendo.progress import Progress, progress, say
 
 _DEFAULTS = TrainConfig()
@@ -49,6 +50,7 @@ def train(
     name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     resume: bool = False,
+    database: Database | None = None,
     quiet: bool = False,
 ) -> Adapter:
     """Trains a LoRA adapter on the completions of chat examples and saves it as a PEFT folder.
@@ -67,6 +69,8 @@ def train(
         metadata: Facts of yours to keep in the manifest, as JSON values.
         resume: Return the adapter at `output` if it was made from the same model, data, settings and
             parent, instead of training it again.
+        database: Where to record data set and adapter before the folder appears, so that `Blackboard.taint`
+            finds them. The manifest names the turns and posts of the data in any case.
         quiet: Print no progress.
 
     Returns:
@@ -106,12 +110,12 @@ def train(
         "config": config.to_json(),
         "metadata": dict(metadata or {}),
     }
-    data_digest = digest(
-        [[row.get(key) for key in ("prompt", "completion", "item", "weight")] for row in rows]
-    )
+    made_of, made_from = data_digest(rows), lineage(rows, older.manifest if older else None)
     if resume and (output / MANIFEST).is_file():
         finished = Adapter.open(output)
-        if _same(finished, identity, data_digest):
+        # What the rows come from may differ where what they say does not; taint has to know.
+        if _same(finished, identity, made_of) and finished.manifest.get("lineage") == made_from:
+            _record(database, rows, finished.manifest)
             return finished
     require_writable(output)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -127,13 +131,14 @@ def train(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **identity,
         "data": {
-            "digest": data_digest,
+            "digest": made_of,
             "examples": len(examples),
             "too_long": too_long,
             "items": len({row.get("item", index) for index, row in enumerate(rows)}),
             "tokens": sum(len(example) for example in examples),
             "completion_tokens": sum(len(example.completion) for example in examples),
         },
+        "lineage": made_from,
         "metrics": trained.metrics,
         "losses": trained.losses,
         "versions": {
@@ -144,8 +149,22 @@ def train(
     with new_directory(output) as folder:
         _save(peft_model, folder, _base_name(model))
         write_text(folder / CARD, model_card(facts))
-        write_manifest(folder, facts)
+        _record(database, rows, write_manifest(folder, facts))
     return Adapter.open(output)
+
+
+def _record(database: Database | None, rows: list[dict[str, Any]], manifest: Mapping[str, Any]) -> None:
+    """Records data set and adapter, before anybody can load it."""
+    if database is None:
+        return
+    with database.transaction():
+        Artifacts(database).adapter(
+            manifest["files"][WEIGHTS],
+            dataset=record_dataset(database, rows),
+            parent=manifest["parent"],
+            name=manifest["name"],
+            base=manifest["base"]["fingerprint"],
+        )
 
 
 def _row(number: int, row: object) -> dict[str, Any]:

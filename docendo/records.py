@@ -646,6 +646,10 @@ class Trace(Record):
         usage: Token counts of the request (on sample 0; zero on the others).
         seconds: Compute seconds of the request (on sample 0; zero on the others).
         rewards: Named rewards in [0, 1], such as {"verified": 1.0}.
+        posts: Ids of the posts that hold its text. Filled in by the store.
+        trust: What these are held to be: "quarantined" if one is, or anything that the turn follows from;
+            "verified" if one is; else "unverified", also if its run posts and this turn was not posted.
+            Empty if its run has no board. Filled in by the store.
     """
 
     id: str
@@ -667,6 +671,8 @@ class Trace(Record):
     usage: Usage = Usage()
     seconds: float = 0.0
     rewards: Mapping[str, float] = field(default_factory=dict)
+    posts: tuple[str, ...] = ()
+    trust: str = ""
 
     def __post_init__(self) -> None:
         """Checks what would be stored and only fail when somebody learns from it."""
@@ -695,7 +701,7 @@ class Trace(Record):
                 raise DataError(f"the stored trace has no {name!r}", expected="what Trace.to_json returns")
         sequences = {
             name: tuple(value[name])
-            for name in ("messages", "parents", "token_ids", "logprobs")
+            for name in ("messages", "parents", "token_ids", "logprobs", "posts")
             if name in value
         }
         usage = {"usage": Usage(**value["usage"])} if "usage" in value else {}

@@ -10,6 +10,7 @@ from langgraph.graph import START, StateGraph
 import docendo
 from docendo import Agent, Engine, RunContext, SamplingParams, Student, Verifier, distill, evals
 from docendo.graphs import node
+from docendo.quoting import quoted
 
 
 class State(TypedDict, total=False):
@@ -23,13 +24,14 @@ def main(model: str = "smollm2-135m-instruct", train: int = 200, test: int = 200
     task = evals.tasks("reasoning_gym:chain_sum", train=train, test=test, max_terms=3, max_digits=1)
     with Engine.load(model) as engine:
         student = Student(engine, sampling=SamplingParams(max_tokens=24, temperature=0.8, n=8))
-        critic = Agent(engine, role="critic", prompt="{question} A student says: {said}. What is wrong?")
+        critic = Agent(engine, role="critic", prompt="{question} A student says:\n{said}\nWhat is wrong?")
         verifier = Verifier(task.scorer)
 
         async def answer(state: State, context: RunContext) -> State:
             item = context.public(state["item"])
             draft = await context.ask(student, item.id, student.messages(item), node="draft")
-            remark = await context.ask(critic, item.id, critic.messages(item, said=draft.text), node="hint")
+            said = quoted(draft.text)  # another agent's words enter a prompt as data
+            remark = await context.ask(critic, item.id, critic.messages(item, said=said), node="hint")
             history = student.messages(item, history=[(draft.text, remark.text)])
             final = await context.ask(student, item.id, history, node="revise")
             for text, trace in zip(draft.texts + final.texts, draft.traces + final.traces, strict=True):

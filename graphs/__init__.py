@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlackboardState",
+    "BoardItem",
+    "BoardSearchItem",
+    "BoardStore",
     "DemonstrationState",
     "Grader",
     "LargeState",
@@ -53,6 +56,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
         **dict.fromkeys(("Grader", "description", "node"), "docendo.graphs._nodes"),
         **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),
+        **dict.fromkeys(("BoardItem", "BoardSearchItem", "BoardStore"), "docendo.graphs._store"),
         **dict.fromkeys(("TutoringState", "tutoring"), "docendo.graphs._tutoring"),
     },
 )

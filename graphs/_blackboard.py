@@ -82,7 +82,7 @@ class _Nodes:
         turn = await context.ask(
             main, item, messages, node="plan", step=len(turns), parents=[t for t in turns[-1:] if t]
         )
-        decision = main.decide(turn.text)
+        decision = main.decide(turn.text, item=public, rounds=len(asked))
         if decision.requests and not last:
             ids = self._ask(context, requests, item, decision.requests, len(asked))
             return {"turns": [*turns, turn.trace], "asked": [*asked, ids]}

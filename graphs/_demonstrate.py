@@ -45,8 +45,9 @@ async def demonstrate_item(
                 node="demonstrate",
                 step=step,
                 parents=parents,
+                traces=[trace],
             )
-            context.board.trust(post.id, "verified", by=verifier.author, reason="passed the verifier")
+            context.promote(post.id, by=verifier.author, reason="passed the verifier")
     return {
         "demonstrations": list(kept.values()),
         "answer": next(iter(kept), turn.text),

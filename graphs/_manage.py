@@ -197,7 +197,7 @@ def describe_run(name: str, where: str | Path = "runs") -> dict[str, Any]:
             "solved": sum(bool(outcome.get("solved")) for outcome in outcomes),
             "failures": dict(Counter(str(o.get("error")) for o in outcomes if o.get("status") == "failed")),
             "usage": stored.usage(),
-            "posts": len(stored.board.posts(run=name)),
+            "posts": stored.board.count(run=name),
             "traces": len(stored.traces()),
             "files": sorted(str(f) for f in folder.iterdir() if f.is_file()) if folder.is_dir() else [],
             "origin": dict(row.origin),

@@ -116,7 +116,7 @@ class Run:
             "solved": sum(bool(o.get("solved")) for o in done),
             "hints_refused": sum(int(o.get("hints_refused", 0)) for o in done),
             "failures": dict(Counter(o["error"] for o in self.outcomes.values() if o["status"] == "failed")),
-            "posts": len(self.board.posts(run=self.name)),
+            "posts": self.board.count(run=self.name),
             "usage": self.usage(),
             "seconds": round(self.seconds, 3),
         }

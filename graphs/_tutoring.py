@@ -15,6 +15,7 @@ from docendo.checks import is_count
 from docendo.errors import ConfigError
 from docendo.graphs._demonstrate import demonstrate_item
 from docendo.graphs._nodes import Grader, finish, node, require_agents, require_keep
+from docendo.quoting import quoted
 from docendo.records import PublicItem
 
 #: Said when every hint of the tutor stated the answer.
@@ -66,7 +67,7 @@ class _Nodes:
         attempts, hints = state.get("attempts", []), state.get("hints", [])
         public = context.public(item)
         task = state.get("task") or self._open(public, context)
-        texts = [str(context.board.get(hint).body["text"]) if hint else PLAIN_HINT for hint in hints]
+        texts = [_hint(context, hint) for hint in hints]
         earlier = [context.traces.get(trace).completion for trace in attempts]
         messages = student.messages(public, history=list(zip(earlier, texts, strict=True)))
         step = len(attempts)
@@ -78,7 +79,8 @@ class _Nodes:
             item=item,
             node="attempt",
             step=step,
-            parents=[task, *filter(None, hints[-1:])],
+            parents=[task, *state.get("posts", [])[-1:], *filter(None, hints[-1:])],
+            traces=[turn.trace],
         )
         return {
             "task": task,
@@ -107,13 +109,13 @@ class _Nodes:
                 parents=[post],
             )
             if verdict.correct:
-                context.board.trust(post, "verified", by=verifier.author, reason="passed the verifier")
+                context.promote(post, by=verifier.author, reason="passed the verifier")
         return {"solved": verdict.correct}
 
     async def hint(self, state: TutoringState, context: RunContext) -> dict[str, Any]:
         """The tutor writes hints; the first that does not state the answer reaches the student."""
         tutor, item, step = _present(self.tutor), state["item"], len(state.get("hints", []))
-        messages = tutor.messages(context.public(item), attempt=state["answer"])
+        messages = tutor.messages(context.public(item), attempt=quoted(state["answer"]))
         turn = await context.ask(
             tutor, item, messages, node="hint", step=step, parents=state["attempts"][-1:]
         )
@@ -132,6 +134,7 @@ class _Nodes:
                         node="hint",
                         step=step,
                         parents=[state["posts"][-1]],
+                        traces=[trace],
                     ).id
         return {"hints": [*state.get("hints", []), posted], "hints_refused": refused}
 
@@ -153,6 +156,12 @@ class _Nodes:
         if self.tutor is not None and len(state["attempts"]) <= self.retries:
             return "hint"
         return "demonstrate" if self.teacher is not None else "__end__"
+
+
+def _hint(context: RunContext, post_id: str) -> str:
+    """A hint as the student may see it: the plain one where none is left, or it was taken out."""
+    post = context.board.get(post_id) if post_id else None
+    return PLAIN_HINT if post is None or post.trust == "quarantined" else str(post.body["text"])
 
 
 def _present(agent: Agent | None) -> Agent:

@@ -4,6 +4,7 @@ All of it lies in one database (`Database`), and each record carries a digest, s
 and never a wrong answer.
 """
 
+from docendo.memory._artifacts import Artifact, Artifacts
 from docendo.memory._blackboard import MAX_BODY_BYTES, Blackboard
 from docendo.memory._budget import Budget, Entry
 from docendo.memory._causal import CausalMemory, Trial
@@ -32,12 +33,17 @@ from docendo.memory._recall import recall
 from docendo.memory._requests import LEASE, Requests
 from docendo.memory._runs import UNSET, RunRow, RunStatus, RunStore, differences
 from docendo.memory._strategies import ShuffledLibrary, Strategy, StrategyLibrary
+from docendo.memory._streams import stream_posts, stream_traces
 from docendo.memory._subscribe import Subscription
+from docendo.memory._taint import Taint
+from docendo.memory._timeline import TimelineEntry, timeline
 from docendo.memory._traces import TraceStore, read_traces
 from docendo.memory._tracing import Tracing
+from docendo.memory._trust import TrustEvent
 from docendo.memory._two_stage import Reranker, TwoStageRetriever
 from docendo.memory._vectors import Embedder, VectorIndex, VectorMemory
-from docendo.memory._verify import verify
+from docendo.memory._verify import count_chained, verify
+from docendo.memory._view import BoardView
 from docendo.memory._wanted import BoardRequest, Claim, Outcome, Response
 from docendo.memory._window import WindowMemory
 
@@ -46,9 +52,12 @@ __all__ = [
     "LEASE",
     "MAX_BODY_BYTES",
     "UNSET",
+    "Artifact",
+    "Artifacts",
     "Blackboard",
     "BoardMemory",
     "BoardRequest",
+    "BoardView",
     "Budget",
     "CalibratedFusion",
     "Case",
@@ -104,22 +113,29 @@ __all__ = [
     "StructuredMessage",
     "SubGraph",
     "Subscription",
+    "Taint",
+    "TimelineEntry",
     "TraceStore",
     "Tracing",
     "Trial",
     "TrialStep",
     "Trust",
+    "TrustEvent",
     "TwoStageRetriever",
     "VectorIndex",
     "VectorMemory",
     "Versioned",
     "WindowMemory",
     "copy_journal",
+    "count_chained",
     "differences",
     "launched",
     "ndcg",
     "prune",
     "read_traces",
     "recall",
+    "stream_posts",
+    "stream_traces",
+    "timeline",
     "verify",
 ]

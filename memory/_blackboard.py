@@ -1,8 +1,9 @@
 """The blackboard: what agents tell each other, append-only, typed, with provenance.
 
 Security boundary. Covered: who wrote a post is stamped by the calling code and hash-chained, a post's
-trust changes only by recorded events, and an author cannot raise the trust of its own post. Not covered:
-what a post says. Text that a model wrote is data; whoever puts it into a prompt must mark it as such.
+trust changes only by recorded events, and no author that depends on the poster can raise it (`_trust`).
+Agents read through a `BoardView`, which shows them posts as marked data. Not covered: what a post says, and
+whether a model obeys it all the same.
 """
 
 from __future__ import annotations
@@ -10,26 +11,31 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
 
-from docendo.errors import DataError, IntegrityError
+from docendo.checks import is_count
+from docendo.errors import ConfigError, DataError, IntegrityError
 from docendo.hashing import digest
-from docendo.memory import _channels, _payloads, _posts, _schema, _search, _text
+from docendo.memory import _channels, _descent, _payloads, _posts, _schema, _search, _text
 from docendo.memory._chain import Chain, Damage, Report
 from docendo.memory._channels import MAIN, Channel
 from docendo.memory._database import Database
 from docendo.memory._keys import Keys
-from docendo.memory._posts import RANK, Hit, Post, Trust
+from docendo.memory._posts import Hit, Post, Trust
 from docendo.memory._store import Store
 from docendo.memory._subscribe import Subscription, subscribe
+from docendo.memory._taint import Taint
+from docendo.memory._trust import TrustEvent, TrustLog
+from docendo.memory._view import BoardView
 from docendo.records import JSON, Author
 
 MAX_BODY_BYTES = 1 << 20
+_TURNS = sa.select(_schema.traces.c.id).where(_schema.traces.c.id.in_(sa.bindparam("wanted", expanding=True)))
 #: Posts indexed in one transaction, so that other writers need not wait long.
 _INDEXED_AT_ONCE = 2000
 
@@ -67,7 +73,7 @@ class Blackboard(Store):
         self.process = f"{socket.gethostname()}:{os.getpid()}"
         self.keys = Keys(database, self.name, self.process)
         self._posts = Chain(_schema.posts, self.name, record="post")
-        self._trust = Chain(_schema.trust, self.name, record="trust event")
+        self._trust = TrustLog(database, self.name, self._posts)
         self._channels: dict[str, Channel] = {MAIN.name: MAIN}
 
     @classmethod
@@ -97,6 +103,8 @@ class Blackboard(Store):
             >>> sorted(board.channels())
             ['main', 'offers']
         """
+        if not isinstance(channel, Channel):
+            raise ConfigError(f"the channel is {channel!r}", expected="a Channel(name=...)")
         with self.database.transaction() as connection:
             stored = _channels.declare(connection, self.name, channel)
         self._channels[stored.name] = stored
@@ -117,6 +125,7 @@ class Blackboard(Store):
         run: str = "",
         item: str = "",
         parents: Sequence[str] = (),
+        traces: Sequence[str] = (),
         channel: str = "main",
     ) -> Post:
         r"""Stores a post, or returns the one that has this key already.
@@ -129,16 +138,16 @@ class Blackboard(Store):
             run: Run id.
             item: Item id.
             parents: Ids of the posts that it answers to, on the same board.
+            traces: Ids of the stored turns whose text it holds, so that taint can be followed into training.
             channel: The channel; other ones than `main` are declared first.
 
         Raises:
-            DataError: if an argument is malformed, a parent or the channel unknown, or the body over 1 MiB.
+            DataError: if an argument is malformed, a parent, a turn or the channel unknown, or the body over
+                1 MiB.
             AccessError: if the author's role may not write on the channel.
             StorageError: if it cannot be written; then nothing has changed.
             IntegrityError: if the stored post is damaged.
         """
-        if isinstance(parents, str):
-            raise DataError("parents is a string", expected="a sequence of post ids")
         key = _text.name(key, "the post's key")
         content = _text.mapping(body, "body", cleaned=True)
         size = len(_text.encode(content).encode())
@@ -146,7 +155,7 @@ class Blackboard(Store):
             raise DataError(
                 f"the body of post {key!r} has {size} bytes", expected=f"at most {MAX_BODY_BYTES}"
             )
-        links = list(dict.fromkeys(_text.name(parent, "parents") for parent in parents))
+        links, turns = _ids(parents, "parents"), _ids(traces, "traces")
         stamp = _text.mapping(_text.decode(_text.author(author)), "author")
         self._channel(channel).check(kind, content, author)
         values = {
@@ -158,6 +167,7 @@ class Blackboard(Store):
             "item": _text.name(item, "item", empty=True),
             "process": self.process,
             "parents": _text.encode(links),
+            "traces": _text.encode(turns),
         }
         values["author"], parts = _payloads.prepare(stamp, whole=True)
         values["body"], more = _payloads.prepare(content)
@@ -174,12 +184,15 @@ class Blackboard(Store):
                         expected="ids of posts on this board",
                         remedy="post the parent first",
                     )
+            self._require_turns(connection, turns)
             _payloads.keep(self.database, connection, parts)
             row = self._posts.append(connection, {**values, "created": time.time()})
             if links:
                 pairs = [{"parent": parent, "child": row["id"]} for parent in links]
                 connection.execute(_schema.links.insert(), pairs)
-        return _posts.build(row, author=stamp, body=content, trust="unverified")
+            _descent.add(self.database, connection, ((_descent.POSTED, turn, row["id"]) for turn in turns))
+            trust = self._trust.born(connection, row["id"], links, turns)
+        return _posts.build(row, author=stamp, body=content, trust=trust)
 
     def get(self, post_id: str) -> Post:
         """Returns a post.
@@ -191,14 +204,14 @@ class Blackboard(Store):
         with self.database.reading() as connection:
             row = self._row(connection, _text.name(post_id, "the post's id"))
             if row is not None:
-                return self._built(connection, [row])[0]
+                return self._trust.built(connection, [row])[0]
         raise DataError(f"board {self.name!r} has no post {post_id!r}", remedy="check the id")
 
     def find(self, key: str) -> Post | None:
         """Returns the post with this idempotency key, or None."""
         with self.database.reading() as connection:
             row = self._row(connection, digest(self.name, _text.name(key, "the post's key"))[:16])
-            return None if row is None else self._built(connection, [row])[0]
+            return None if row is None else self._trust.built(connection, [row])[0]
 
     def posts(
         self,
@@ -232,15 +245,17 @@ class Blackboard(Store):
         """
         if trust is not None:
             _posts.known_trust(trust)
-        if limit is not None and limit < 0:
-            raise DataError(f"limit is {limit}", expected="0 or more")
+        if limit is not None and (not is_count(limit) or limit < 0):
+            raise DataError(f"limit is {limit!r}", expected="0 or more")
+        if not is_count(after):
+            raise DataError(f"after is {after!r}", expected="a sequence number")
         with self.database.reading() as connection:
             self._known(connection, kind=kind, channel=channel)
             filters = {"kind": kind, "run": run, "item": item, "channel": channel}
             query = _posts.select(self.name, after=after, newest=newest, **filters)
             # What the database cannot select is in the author's JSON or in events; so ask in batches.
             if agent is None and trust is None:
-                found = self._built(connection, connection.execute(query.limit(limit)).all())
+                found = self._trust.built(connection, connection.execute(query.limit(limit)).all())
                 return found[::-1] if newest else found
             kept: list[Post] = []
             for post in self._batches(connection, query):
@@ -303,8 +318,10 @@ class Blackboard(Store):
             >>> [hit.post.body["text"] for hit in board.search("which units?")]
             ['Check the units.']
         """
-        if limit < 1:
-            raise DataError(f"limit is {limit}", expected="at least 1")
+        if not isinstance(query, str):
+            raise DataError(f"query is {query!r}", expected="words")
+        if not is_count(limit) or limit < 1:
+            raise DataError(f"limit is {limit!r}", expected="at least 1")
         if trust is not None:
             _posts.known_trust(trust)
         self._index()
@@ -320,7 +337,7 @@ class Blackboard(Store):
                 for start in range(0, len(numbers), 500)
                 for row in connection.execute(_posts.BY_NUMBER, {"numbers": numbers[start : start + 500]})
             ]
-            found = dict(zip((row.number for row in rows), self._built(connection, rows), strict=True))
+            found = dict(zip((row.number for row in rows), self._trust.built(connection, rows), strict=True))
         scores = candidates.score({number: _search.text_of(post.body) for number, post in found.items()})
         hits = [
             Hit(post=post, score=scores[number])
@@ -358,44 +375,103 @@ class Blackboard(Store):
 
     def children(self, post_id: str) -> list[Post]:
         """Returns the posts that name this one as a parent, in sequence order."""
-        return self._related(sa.select(_schema.links.c.child).where(_schema.links.c.parent == post_id))
+        parent = _text.name(post_id, "the post's id")
+        return self._related(sa.select(_schema.links.c.child).where(_schema.links.c.parent == parent))
 
     def descendants(self, post_id: str) -> list[Post]:
         """Returns the posts that follow from this one, through any number of posts between."""
-        return self._related(_posts.reached(post_id, "parent", "child"))
+        return self._related(_posts.reached(_text.name(post_id, "the post's id"), "parent", "child"))
 
     def ancestors(self, post_id: str) -> list[Post]:
         """Returns the posts that this one follows from, through any number of posts between."""
-        return self._related(_posts.reached(post_id, "child", "parent"))
+        return self._related(_posts.reached(_text.name(post_id, "the post's id"), "child", "parent"))
 
     def trust(self, post_id: str, level: Trust, *, by: Author, reason: str) -> None:
         """Records what a post is held to be; the latest event counts.
 
+        Only an author that does not depend on the poster raises trust: not the same agent; not the same model
+        with the same adapter, under whatever name; and nobody who wrote content that the post follows from,
+        over any number of posts and turns (`task`, `question`, `request`, `verdict`, `event` and `tombstone`
+        are no content). Code, an author without a model, is bound by its name alone. A model with the same
+        base and another adapter counts as independent: where all share one base, the adapter is what tells
+        agents apart; its judgement is weaker than that of code, because what fools a base often fools its
+        adapters.
+
         The same event (post, level, author, reason) counts once, so a node that runs twice does not undo
-        what another agent decided in between. To verify a post again after a quarantine, say why.
+        what another agent decided in between. "quarantined" is `quarantine`, which `release` ends.
 
         Raises:
-            DataError: if the post is unknown, the level is none, or a poster raises its own post's trust.
+            DataError: if the post is unknown or quarantined, or the level is none.
+            AccessError: if the author depends on the poster, or a model lowers the trust of another's post.
         """
-        if level not in RANK:
-            raise DataError(f"the trust level is {level!r}", expected=f"one of {', '.join(RANK)}")
-        author, why = _text.author(by), _text.clean(reason)
-        event = digest(self.name, post_id, level, author, why)[:16]
-        table = _schema.trust
-        with self.database.transaction() as connection:
-            row = self._row(connection, _text.name(post_id, "the post's id"))
-            if row is None:
-                raise DataError(f"board {self.name!r} has no post {post_id!r}", remedy="check the id")
-            post = self._built(connection, [row])[0]
-            if post.author.agent == _text.clean(by.agent) and RANK[level] > RANK[post.trust]:
-                raise DataError(
-                    f"agent {by.agent!r} set its own post {post_id} from {post.trust} to {level}",
-                    expected="another agent",
-                    remedy="let a verifier judge it",
-                )
-            if connection.scalar(sa.select(table.c.seq).where(table.c.id == event)) is None:
-                values = {"id": event, "post": post_id, "level": level, "author": author, "reason": why}
-                self._trust.append(connection, {**values, "created": time.time()})
+        self._trust.trust(post_id, level, by=by, reason=reason)
+
+    def objection(self, post_id: str, *, by: Author) -> str | None:
+        """Says why an author may not raise the trust of a post, or None if it may.
+
+        Example:
+            >>> from docendo.memory import Blackboard
+            >>> from docendo.records import Author
+            >>> board = Blackboard.open(":memory:")
+            >>> student = Author(agent="student", role="student", model="m1")
+            >>> post = board.post("attempt", {"text": "4"}, author=student, key="1")
+            >>> board.objection(post.id, by=Author(agent="judge", role="verifier", model="m1"))
+            "post 54defbe390bcde97 was written by the weights of agent 'student'"
+            >>> board.objection(post.id, by=Author(agent="judge", role="verifier", model="m2"))
+        """
+        return self._trust.objection(post_id, by=by)
+
+    def quarantine(self, post_id: str, *, by: Author, reason: str) -> Taint:
+        """Takes out a post and all that follows from it, on all boards, in one transaction.
+
+        What follows is what names it as a parent, over any number of posts, and what its turns led to. What
+        is posted later under such a post starts quarantined. Views do not show it and training leaves it out.
+
+        People and code (authors without a model) may take out any post. A model may withdraw a post of its
+        own as long as nothing of others follows from it, and `flag` the rest: else one malicious agent could
+        silence all others.
+
+        Returns:
+            What descends from the post, data sets and adapters included. A post that is quarantined already
+            on its own account gets no second event.
+
+        Raises:
+            DataError: if the post is unknown.
+            AccessError: if the author is a model, and the post or one that follows from it is another's.
+        """
+        return self._trust.quarantine(post_id, by=by, reason=reason)
+
+    def release(self, post_id: str, *, by: Author, reason: str) -> Taint:
+        """Ends a post's quarantine, and that of all that was quarantined because of it and nothing else.
+
+        Every post gets back the trust that it had before. What is not quarantined stays as it is.
+
+        Raises:
+            DataError: if the post is unknown, or quarantined because of another, which is named.
+            AccessError: if the author is a model, or depends on one of the posts, as for `trust`.
+        """
+        return self._trust.release(post_id, by=by, reason=reason)
+
+    def flag(self, post_id: str, *, by: Author, reason: str) -> None:
+        """Records an agent's doubt about a post, once per agent; changes no trust. See `trust_events`."""
+        self._trust.flag(post_id, by=by, reason=reason)
+
+    def taint(self, post_id: str) -> Taint:
+        """Returns what descends from a post, without changing anything."""
+        return self._trust.taint(post_id)
+
+    def trust_events(self, post_id: str | None = None) -> list[TrustEvent]:
+        """Returns the board's trust log, or one post's part of it, flags included."""
+        return self._trust.events(post_id)
+
+    def view(self, author: Author, *, tokens: Iterable[str] = ()) -> BoardView:
+        """Returns what an agent may be handed: it reads by its role, and posts under its own name alone.
+
+        Args:
+            author: Who reads and posts.
+            tokens: Special tokens of its tokenizer, which are broken up in what it is shown.
+        """
+        return BoardView(self, author, tokens=tokens)
 
     def verify(self) -> Report:
         """Recomputes all hashes and walks the chains; the report names each damaged record.
@@ -406,12 +482,13 @@ class Blackboard(Store):
 
         def walk(connection: sa.Connection) -> tuple[int, list[Damage]]:
             posts, damage = self._posts.verify(connection)
-            events, more = self._trust.verify(connection)
+            events, more = self._trust.chain.verify(connection)
             versions, others = self.keys.chain.verify(connection)
             heads.append(self._posts.head(connection))
             damage += more + others + _channels.verify(connection, self.name)
             # What follows from damaged posts is not worth reporting.
-            return posts + events + versions, damage or _posts.verify(connection, self.name)
+            derived = damage or [*_posts.verify(connection, self.name), *_descent.verify_posts(connection)]
+            return posts + events + versions, derived
 
         report = self._verified(f"board {self.name!r}", walk)
         structure = tuple(Damage(record="database", reason=line) for line in self.database.check())
@@ -473,9 +550,19 @@ class Blackboard(Store):
     def _row(self, connection: sa.Connection, post_id: str) -> sa.Row[Any] | None:
         return connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).one_or_none()
 
+    def _require_turns(self, connection: sa.Connection, traces: Sequence[str]) -> None:
+        there = set(connection.scalars(_TURNS, {"wanted": traces})) if traces else set()
+        for trace in traces:
+            if trace not in there:
+                raise DataError(
+                    f"the turn {trace!r} is not stored in {self.database.label}",
+                    expected="ids of traces in the board's database",
+                    remedy="store the trace first",
+                )
+
     def _stored(self, connection: sa.Connection, post_id: str, key: str) -> Post:
         rows = connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).all()
-        post = self._built(connection, rows)[0]
+        post = self._trust.built(connection, rows)[0]
         if post.key != key:
             raise IntegrityError(
                 f"post {post.seq} ({post.id}) of board {self.name!r} has the key {post.key!r}; "
@@ -486,24 +573,15 @@ class Blackboard(Store):
     def _related(self, ids: Any) -> list[Post]:
         with self.database.reading() as connection:
             query = _posts.select(self.name).where(_schema.posts.c.id.in_(ids))
-            return self._built(connection, connection.execute(query).all())
+            return self._trust.built(connection, connection.execute(query).all())
 
     def _batches(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Post]:
         for rows in connection.execute(query).partitions(500):
-            yield from self._built(connection, rows)
+            yield from self._trust.built(connection, rows)
 
-    def _built(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Post]:
-        """Checks rows of a post with its latest trust event, and makes posts of them."""
-        checked: list[tuple[dict[str, Any], Trust]] = []
-        for row in rows:
-            fields = dict(row._mapping)
-            event = {column.name: fields.pop(f"trust_{column.name}") for column in _schema.trust.columns}
-            self._posts.check(fields)
-            if event["seq"] is not None:
-                self._trust.check(event)
-            checked.append((fields, "unverified" if event["seq"] is None else event["level"]))
-        values = _payloads.load(connection, (row[name] for row, _ in checked for name in ("author", "body")))
-        pairs = zip(checked, values[::2], values[1::2], strict=True)
-        return [
-            _posts.build(row, author=author, body=body, trust=trust) for (row, trust), author, body in pairs
-        ]
+
+def _ids(values: Sequence[str], where: str) -> list[str]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        seen = "a string" if isinstance(values, str) else repr(values)
+        raise DataError(f"{where} is {seen}", expected="a sequence of ids")
+    return list(dict.fromkeys(_text.name(value, where) for value in values))

@@ -6,7 +6,9 @@ does not cover: someone with write access can rewrite a whole chain; the hashes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from docendo.records import Record
 START = "0" * 64
 CHANGED = "content does not match its hash"
 _BATCH = 500
+_told: ContextVar[Callable[[int], None] | None] = ContextVar("docendo_told", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,16 @@ class Report(Record):
                 *(f"  {entry}" for entry in self.damage),
             ]
         )
+
+
+@contextmanager
+def watched(told: Callable[[int], None] | None) -> Iterator[None]:
+    """Tells, within the block, how many more links of chains were verified."""
+    before = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(before)
 
 
 _MOVE_HEAD = _schema.heads.update().where(_schema.heads.c.chain == sa.bindparam("chain_name"))
@@ -182,6 +195,8 @@ class Chain:
             query = sa.select(table).where(table.c.board == self.board, table.c.seq > last)
             rows = connection.execute(query.order_by(table.c.seq).limit(_BATCH)).all()
             yield from rows
+            if (told := _told.get()) is not None:
+                told(len(rows))
             if len(rows) < _BATCH:
                 return
             last = rows[-1].seq

@@ -81,7 +81,10 @@ class Channel(Record):
                     expected="a tuple of names that is not empty",
                 )
             object.__setattr__(self, name, tuple(_text.name(entry, name) for entry in getattr(self, name)))
-        object.__setattr__(self, "fields", dict(self.fields))
+        fields: object = self.fields
+        if not isinstance(fields, Mapping):
+            raise ConfigError(f"fields of channel {self.name!r} is {fields!r}", expected="types by name")
+        object.__setattr__(self, "fields", dict(fields))
         for name, kind in self.fields.items():
             if kind not in _TYPES:
                 raise ConfigError(

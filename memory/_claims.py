@@ -131,6 +131,15 @@ class Table:
             if self.may_still(name, "", now) and not (name in self.claims and self.claims[name].live(now))
         ]
 
+    def room(self, rules: Rules, *, name: str, worker: str, now: float) -> int:
+        """How many places are free for a volunteer now, its own included; whoever else offered."""
+        if self.ended is not None or rules.past(now) or now < rules.opens:
+            return 0
+        if not self.may_still(name, worker, now):
+            return 0
+        others = sum(held.live(now) for other, held in self.claims.items() if other != name)
+        return max(0, rules.places - others)
+
     def grant(
         self, rules: Rules, offers: Sequence[str], *, name: str, claim: Held, now: float
     ) -> Table | None:
@@ -143,15 +152,11 @@ class Table:
             claim: The claim; its count is set here.
             now: The database's time.
         """
-        if self.ended is not None or rules.past(now) or now < rules.opens or name not in offers:
-            return None
-        if not self.may_still(name, claim.worker, now):
+        free = self.room(rules, name=name, worker=claim.worker, now=now)
+        if not free or name not in offers:
             return None
         mine = self.claims.get(name)
         others = {other: held for other, held in self.claims.items() if other != name}
-        free = rules.places - sum(held.live(now) for held in others.values())
-        if free <= 0:
-            return None
         ranked = rules.yields is None or now < rules.yields
         # Who holds a place already need not be among the first for it.
         if ranked and not (mine and mine.live(now)) and self.waiting(offers, now).index(name) >= free:

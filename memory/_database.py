@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from docendo.errors import ConfigError, DataError, DocendoError, IntegrityError, StorageError
 from docendo.memory import _changes, _schema
+from docendo.memory._commits import Commits
 from docendo.memory._engines import read_url, server_engine, server_label, sqlite_engine
 from docendo.memory._failures import explain, is_lost, may_pass, sqlite_code
 
@@ -80,6 +81,7 @@ class Database:
         self._committing = False
         self._known = False  # whether a server has answered before
         self._changes = _changes.Changes(self._source())
+        self._commits = Commits(path) if path is not None else None
         _open_databases.add(self)
 
     @classmethod
@@ -159,6 +161,7 @@ class Database:
 
     def _prepare(self, create: bool) -> None:
         """Sets WAL mode, creates missing tables, checks the schema version. Closes itself on failure."""
+        noted = self._commits.noted() if self._commits else 0
         try:
             if create and self._sqlite and not self._memory:
                 self._use_wal()
@@ -172,6 +175,8 @@ class Database:
                     version = str(_schema.SCHEMA_VERSION)
                     _schema.metadata.create_all(connection)
                     connection.execute(_schema.meta.insert().values(name="schema", value=version))
+                    if self._commits:
+                        self._commits.begin(connection)
                 else:
                     raise DataError(
                         f"{self.label} holds no docendo tables", expected="a database made by docendo"
@@ -182,6 +187,8 @@ class Database:
                         expected=f"version {_schema.SCHEMA_VERSION}",
                         remedy="use the docendo version that wrote it, or another file",
                     )
+                if self._commits:
+                    self._commits.check(connection, noted)
         except DocendoError:
             self.close()
             raise
@@ -249,7 +256,8 @@ class Database:
         try:
             with self._nested(write) if self._depth else self._outermost(write) as connection:
                 yield connection
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, UnicodeDecodeError) as error:
+            # Python cannot read SQLite's message where the message quotes a damaged schema.
             explained = self._explain(error)
             if self._depth:
                 # SQLite may have rolled everything back by now, so the outer block must not commit.
@@ -267,8 +275,13 @@ class Database:
             if self._broken is not None:
                 raise self._broken
             self._committing = write
+            counted = 0
+            if self._commits and write and self._written(connection) != written:
+                counted = self._commits.bump(connection)
             self._commit(connection, write)
             self._committing = False
+            if self._commits and counted:
+                self._commits.note(counted)
         except BaseException as error:
             try:
                 connection.exec_driver_sql("ROLLBACK")
@@ -481,8 +494,11 @@ class Database:
         """
         if not self._sqlite:
             return ()
+        noted = self._commits.noted() if self._commits else 0
         try:
             with self.reading() as connection:
+                if self._commits:
+                    self._commits.check(connection, noted)
                 lines = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)")]
         except IntegrityError as error:
             return (str(error),)

@@ -50,6 +50,8 @@ def explain(error: Exception, label: str, *, busy_seconds: float, committing: bo
         found = _server(error, label, reason, busy_seconds, committing)
     if found is not None:
         return found
+    if isinstance(error, UnicodeDecodeError):
+        return IntegrityError(f"{label} is damaged (its schema is not UTF-8); restore a backup")
     if isinstance(error, sa.exc.IntegrityError):
         return IntegrityError(f"{label} refused a row ({reason}); check it with `docendo board verify`")
     return StorageError(f"cannot use {label}: {reason}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from docendo.checks import is_count
 from docendo.errors import ConfigError, VersionConflict
 from docendo.hashing import digest
 from docendo.memory import _schema, _text
@@ -85,7 +86,7 @@ class Keys:
         """Returns the keys that begin with `prefix`, sorted."""
         table = _schema.keys
         query = sa.select(table.c.key).distinct().where(table.c.board == self._board)
-        if prefix:
+        if _text.name(prefix, "prefix", empty=True):
             query = query.where(table.c.key.startswith(_text.clean(prefix), autoescape=True))
         with self._database.reading() as connection:
             return sorted(connection.scalars(query))
@@ -107,7 +108,7 @@ class Keys:
             DataError: if the value is not JSON.
         """
         name = _text.name(key, "the key")
-        if expected is not None and (isinstance(expected, bool) or expected < 0):
+        if expected is not None and (not is_count(expected) or expected < 0):
             raise ConfigError(f"expected is {expected!r}", expected="a version, 0 for none, or None for any")
         text = _text.encode(_text.plain(value, "value", cleaned=True))
         stamp = _text.author(author)

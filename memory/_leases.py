@@ -26,6 +26,9 @@ from docendo.records import Record
 BEAT_SECONDS = 10.0
 EXPIRES_SECONDS = 60.0
 
+# Claims that this process has not given up. A disk may be too full to write down that one has ended.
+_kept: set[tuple[int, str]] = set()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder(Record):
@@ -73,6 +76,8 @@ class Lease(Record):
         started = _started(self.holder.pid)
         if started is None:
             return False
+        if self.holder.pid == os.getpid() and started == self.holder.started:
+            return (os.getpid(), self.token) in _kept
         return started == self.holder.started if started else fresh
 
     def refusal(self, now: float) -> ResumeError:
@@ -106,11 +111,23 @@ def read(connection: sa.Connection, run: str) -> Lease | None:
     return Lease(run=row.run, token=row.token, holder=holder, taken=row.taken, beat=row.beat)
 
 
+def give_up(*held: Lease) -> None:
+    """Says within this process that claims have ended, whether or not that could be written."""
+    for lease in held:
+        _kept.discard((lease.holder.pid, lease.token))
+
+
+def give_up_all(held: dict[str, Lease]) -> None:
+    """`give_up` for a store that is gone."""
+    give_up(*held.values())
+
+
 def take(connection: sa.Connection, run: str, moment: float) -> Lease:
     """Gives the run to this process; whoever had it loses it. Must run inside a write transaction."""
     lease = Lease(run=run, token=uuid.uuid4().hex, holder=this_process(), taken=moment, beat=moment)
     drop(connection, run)
     connection.execute(_schema.leases.insert().values(**_sealed(lease)))
+    _kept.add((os.getpid(), lease.token))
     return lease
 
 

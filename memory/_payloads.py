@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Values whose JSON is shorter stay where they are: a reference and its row take about as much.
 LEAST_BYTES = 160
+#: The same for values that come again and again, such as authors.
+LEAST_REPEATED_BYTES = 64
 #: The key of a reference, `{"\u0000": hash}`. No other mapping may have it.
 _MARK = "\x00"
 #: How a reference begins in the text of a row, and all of it.
@@ -64,7 +66,7 @@ def prepare(value: Any, *, whole: bool = False) -> tuple[str, dict[str, bytes]]:
     if isinstance(value, Mapping) and not whole:
         text = encode({key: _taken_apart(entry, found) for key, entry in value.items()})
     else:
-        text = encode(_taken_apart(value, found))
+        text = encode(_taken_apart(value, found, least=LEAST_REPEATED_BYTES if whole else LEAST_BYTES))
     return text, found
 
 
@@ -136,7 +138,7 @@ def verify(connection: sa.Connection) -> tuple[set[str], list[Damage]]:
     return intact, damage
 
 
-def _taken_apart(value: Any, found: dict[str, bytes]) -> Any:
+def _taken_apart(value: Any, found: dict[str, bytes], *, least: int = LEAST_BYTES) -> Any:
     if isinstance(value, Mapping):
         if _MARK in value:
             raise DataError("a mapping has a NUL character as its key", expected="keys that are words")
@@ -146,11 +148,11 @@ def _taken_apart(value: Any, found: dict[str, bytes]) -> Any:
     elif not isinstance(value, str):
         return value
     # Most values are short, and this is much cheaper than encoding them.
-    if isinstance(value, str) and len(value) * 4 < LEAST_BYTES:
+    if isinstance(value, str) and len(value) * 4 < least:
         return value
     text = encode(value)
     raw = text.encode()
-    if len(raw) < LEAST_BYTES:
+    if len(raw) < least:
         return value
     name = hashlib.sha256(raw).hexdigest()
     found[name] = raw

@@ -18,6 +18,8 @@ Trust = Literal["unverified", "verified", "quarantined"]
 #: The channel that most posts are on; it has no index of its own.
 MAIN = "main"
 _OFF_MAIN = sa.text("docendo_posts.channel <> 'main'")
+#: The level of an event that changes no trust: an agent that has no right to says what it thinks.
+FLAG = "flagged"
 RANK = {"quarantined": 0, "unverified": 1, "verified": 2}
 _BATCH = 500
 
@@ -37,6 +39,7 @@ class Post(Record):
         author: Who wrote it.
         process: The process that wrote it, host and process id.
         parents: Ids of the posts it answers to.
+        traces: Ids of the turns whose text it holds.
         body: The content, JSON.
         trust: What it is held to be now.
         key: Idempotency key: the same key is the same post.
@@ -54,6 +57,7 @@ class Post(Record):
     author: Author
     process: str
     parents: tuple[str, ...]
+    traces: tuple[str, ...] = ()
     body: Mapping[str, Any]
     trust: Trust
     key: str
@@ -76,6 +80,7 @@ def build(
     return Post(
         author=Author(**author),
         parents=tuple(_text.decode(row["parents"])),
+        traces=tuple(_text.decode(row["traces"])),
         body=body,
         trust=trust,
         **{name: row[name] for name in _AS_THEY_ARE},
@@ -94,25 +99,28 @@ def known_trust(level: str) -> None:
         raise DataError(f"the trust level is {level!r}", expected=f"one of {', '.join(RANK)}")
 
 
-def _with_trust() -> sa.Select[Any]:
-    """Selects posts, each with its latest trust event (columns `trust_...`, NULL if there is none)."""
+def _with_trust(*columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Selects columns of posts and their latest trust event (columns `trust_...`, NULL if there is none)."""
     posts, trust, other = _schema.posts, _schema.trust, _schema.trust.alias()
     latest = (
         sa.select(sa.func.max(other.c.seq))
-        .where(other.c.post == posts.c.id, other.c.board == posts.c.board)
+        .where(other.c.post == posts.c.id, other.c.board == posts.c.board, other.c.level != FLAG)
         .correlate(posts)
         .scalar_subquery()
     )
     joined = posts.outerjoin(trust, sa.and_(trust.c.board == posts.c.board, trust.c.seq == latest))
     labelled = [column.label(f"trust_{column.name}") for column in trust.columns]
-    return sa.select(*posts.columns, *labelled).select_from(joined)
+    return sa.select(*columns, *labelled).select_from(joined)
 
 
 # Built once: building a statement takes longer than running it.
-_POSTS = _with_trust()
+_POSTS = _with_trust(*_schema.posts.columns)
 _HERE = (_schema.posts.c.id == sa.bindparam("post_id"), _schema.posts.c.board == sa.bindparam("on_board"))
 BY_ID = _POSTS.where(*_HERE)
 BY_NUMBER = _POSTS.where(_schema.posts.c.number.in_(sa.bindparam("numbers", expanding=True)))
+_WANTED = _schema.posts.c.id.in_(sa.bindparam("wanted", expanding=True))
+BY_IDS = sa.select(_schema.posts).where(_WANTED)
+LEVELS = _with_trust(_schema.posts.c.id, _schema.posts.c.board).where(_WANTED)
 KNOWN = sa.select(_schema.posts.c.id).where(
     _schema.posts.c.board == sa.bindparam("on_board"),
     _schema.posts.c.id.in_(sa.bindparam("ids", expanding=True)),
@@ -135,7 +143,7 @@ def _where(query: sa.Select[Any], board: str, equal: Mapping[str, str | None]) -
     query = query.where(table.c.board == board)
     for name, value in equal.items():
         if value is not None:
-            query = query.where(table.c[name] == _text.clean(value))
+            query = query.where(table.c[name] == _text.name(value, name, empty=True))
     if equal.get("channel") not in (None, MAIN):
         query = query.where(_OFF_MAIN)  # repeats what the partial index says, so that it is used
     return query

@@ -71,8 +71,10 @@ class Requests:
                 give none and use what was declared.
         """
         self.board = board
+        known = board.channels() if askers else {}
         for channel in channels(askers) if askers else ():
-            board.declare(channel)
+            if known.get(channel.name) != channel:
+                board.declare(channel)
 
     def ask(
         self,
@@ -202,6 +204,9 @@ class Requests:
         """
         _check_lease(lease)
         board, worker = self.board, worker or self.board.process
+        _, table = self._table(request.id)
+        if not table.room(request.rules, name=author.agent, worker=worker, now=board.database.now()):
+            return None  # most tries end here, without a write transaction
         with board.database.transaction():
             version, table = self._table(request.id)
             now = board.database.now()

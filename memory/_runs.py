@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ class RunStore(Store):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._held: dict[str, _leases.Lease] = {}
+        weakref.finalize(self, _leases.give_up_all, self._held)
 
     def start(
         self, run: str, config: Mapping[str, Any], *, resume: bool, origin: Mapping[str, Any] | None = None
@@ -168,8 +170,17 @@ class RunStore(Store):
             # The error that ended the run is the one to report, even if the disk is full.
             with suppress(InfrastructureError, ResumeError):
                 self.end(run, "interrupted" if stopped else "failed")
+            self._let_go(run)
             raise
-        self.end(run, "finished")
+        try:
+            self.end(run, "finished")
+        finally:
+            self._let_go(run)
+
+    def _let_go(self, run: str) -> None:
+        lease = self._held.pop(run, None)
+        if lease is not None:
+            _leases.give_up(lease)
 
     @contextmanager
     def _beating(self, run: str) -> Iterator[None]:
@@ -253,7 +264,7 @@ class RunStore(Store):
             self._require_held(connection, name)
             changed = self._set_status(connection, stored, status)
             _leases.drop(connection, name)
-        self._held.pop(name, None)
+        self._let_go(name)
         return changed
 
     def claim(self, run: str) -> None:

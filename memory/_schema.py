@@ -91,6 +91,7 @@ posts = sa.Table(
     sa.Column("author", _Text, nullable=False),
     sa.Column("process", _Text, nullable=False),
     sa.Column("parents", _Text, nullable=False),
+    sa.Column("traces", _Text, nullable=False),
     sa.Column("body", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
@@ -105,12 +106,13 @@ posts = sa.Table(
     ),
 )
 
-# The parents of posts once more, to be found from the parent's side.
+# The parents of posts once more, to be followed from either side.
 links = sa.Table(
     "docendo_links",
     metadata,
     sa.Column("parent", Id, primary_key=True),
     sa.Column("child", Id, primary_key=True),
+    sa.Index("docendo_links_by_child", "child"),
     sqlite_with_rowid=False,
 )
 
@@ -122,11 +124,19 @@ trust = sa.Table(
     sa.Column("id", Id, nullable=False, unique=True),
     sa.Column("post", Id, nullable=False, index=True),
     sa.Column("level", _Text, nullable=False),
+    sa.Column("cause", Id, nullable=False),
     sa.Column("author", _Text, nullable=False),
     sa.Column("reason", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("previous", Id, nullable=False),
     sa.Column("hash", Id, nullable=False),
+    # Whether there is any quarantine at all is asked with every post.
+    sa.Index(
+        "docendo_trust_quarantined",
+        "post",
+        sqlite_where=sa.text("level = 'quarantined'"),
+        postgresql_where=sa.text("level = 'quarantined'"),
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -238,6 +248,44 @@ leases = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# The newest version of each document (`_documents`), to be found by namespace; the versions are in `keys`.
+# `expires` moves whenever a document is read, so the hash does not cover it. Paths are compared byte by byte
+# on every server, so that a range of them is a namespace with all below it.
+_Exact = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+documents = sa.Table(
+    "docendo_documents",
+    metadata,
+    sa.Column("board", _Text, primary_key=True),
+    sa.Column("path", _Exact, primary_key=True),
+    sa.Column("key", _Exact, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("minutes", sa.Double),
+    sa.Column("expires", sa.Double),
+    sa.Column("words", _Text, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sa.Index("docendo_documents_by_path", "board", "path", "seq", "expires"),
+    sa.Index("docendo_documents_by_seq", "board", "seq", unique=True),
+    sa.Index(
+        "docendo_documents_by_expiry",
+        *("board", "expires"),
+        sqlite_where=sa.text("expires IS NOT NULL"),
+        postgresql_where=sa.text("expires IS NOT NULL"),
+    ),
+)
+
+# Embeddings of fields of documents, by the version that they belong to.
+document_vectors = sa.Table(
+    "docendo_document_vectors",
+    metadata,
+    sa.Column("board", _Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("field", _Text, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # Full-text index over posts by their number: terms alone, made by `_search.terms`, so both databases find
 # the same. SQLite's keeps no copy of the text and no positions (`detail=none`). `_search` fills it before it
 # searches; how far it has come is in `meta`.
@@ -255,6 +303,34 @@ for _statement in (
     "CREATE INDEX IF NOT EXISTS docendo_search_by_terms ON docendo_search USING gin (terms)",
 ):
     sa.event.listen(posts, "after_create", _ddl(_statement).execute_if(dialect="postgresql"))
+
+# What follows from what beyond the parents of posts, to be found from both sides. It repeats what hashed
+# records say: posts their traces, traces their parents and adapter, artifacts what they were made of.
+descent = sa.Table(
+    "docendo_descent",
+    metadata,
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("parent", Id, primary_key=True),
+    sa.Column("child", Id, primary_key=True),
+    sa.Index("docendo_descent_by_child", "kind", "child"),
+    sqlite_with_rowid=False,
+)
+
+# Data sets and adapters made from traces. One chain for the whole database: `board` is empty.
+artifacts = sa.Table(
+    "docendo_artifacts",
+    metadata,
+    sa.Column("board", _Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", Id, nullable=False, unique=True),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("artifact", Id, nullable=False, index=True),
+    sa.Column("record", _Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("previous", Id, nullable=False),
+    sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
 
 # Embeddings of posts, made once per embedder. They can be made anew from the posts, but not noticed to be
 # wrong, hence the digest.

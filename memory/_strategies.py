@@ -159,7 +159,12 @@ class StrategyLibrary(BoardMemory):
 
     def audit(self, post_id: str, *, by: Author, approved: bool, reason: str) -> None:
         """Approves a strategy, or strikes it out; both can be reversed by a later audit."""
-        self.board.trust(post_id, "verified" if approved else "quarantined", by=by, reason=reason)
+        with self.board.database.transaction():
+            if not approved:
+                self.board.quarantine(post_id, by=by, reason=reason)
+                return
+            self.board.release(post_id, by=by, reason=reason)
+            self.board.trust(post_id, "verified", by=by, reason=reason)
 
     def strategies(self) -> list[Strategy]:
         """All that can be read, the oldest first."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from docendo.checks import is_count, is_number
 from docendo.errors import ConfigError, DataError
 from docendo.records import Author
 
@@ -105,8 +106,8 @@ def subscribe(
     board: Blackboard, *, after: int, name: str, timeout: float | None, **filters: Any
 ) -> Subscription:
     """Checks the arguments of `Blackboard.subscribe`."""
-    if after < 0:
-        raise DataError(f"after is {after}", expected="a sequence number, 0 for the beginning")
-    if timeout is not None and timeout < 0:
-        raise DataError(f"timeout is {timeout}", expected="seconds, 0 or more, or None to wait for ever")
+    if not is_count(after) or after < 0:
+        raise DataError(f"after is {after!r}", expected="a sequence number, 0 for the beginning")
+    if timeout is not None and not (is_number(timeout) and timeout >= 0):
+        raise DataError(f"timeout is {timeout!r}", expected="seconds, 0 or more, or None to wait for ever")
     return Subscription(board, after=after, name=name, timeout=timeout, **filters)

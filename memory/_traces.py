@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from docendo.errors import DataError, StorageError
 from docendo.files import write_text
 from docendo.hashing import digest
-from docendo.memory import _payloads, _prompts, _schema, _text
+from docendo.memory import _descent, _payloads, _posts, _prompts, _schema, _text
 from docendo.memory._chain import CHANGED, Damage, Report
 from docendo.memory._store import Store
 from docendo.records import Split, Trace
@@ -59,6 +59,8 @@ class TraceStore(Store):
             rows = [self._row(connection, record) for _, record in given]
             self.database.insert_new(connection, _schema.traces, *rows)
             self._require_same(connection, rows)
+            edges = [edge for _, record in given for edge in _descent.turn_edges(record)]
+            _descent.add(self.database, connection, edges)
             self.database.insert_new(connection, _schema.rewards, *rewards)
 
     def _row(self, connection: sa.Connection, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +188,7 @@ class TraceStore(Store):
             given = connection.execute(sa.select(rewards).where(rewards.c.trace.in_(chosen))).all()
             messages = _prompts.load(connection, {row.prompt: f"trace {row.id!r}" for row in rows})
             records = _payloads.load(connection, (row.record for row in rows))
+            standing = _standing(connection, {row.id: row.run for row in rows})
         named: dict[str, dict[str, float]] = {}
         for row in sorted(given, key=lambda row: str(row.name)):
             _check_reward(row)
@@ -197,6 +200,7 @@ class TraceStore(Store):
                     **record,
                     "messages": messages[row.prompt],
                     "rewards": named.get(row.id, {}),
+                    **_combined(record, *standing[row.id]),
                 }
             )
             for row, record in zip(rows, records, strict=True)
@@ -235,6 +239,10 @@ def trace_from_json(line: str, where: str) -> Trace:
     for field in ("id", "run", "item", "author", "messages", "completion"):
         if field not in value:
             raise DataError(f"{where} has no field {field!r}", expected="the fields of a trace")
+    if value.get("trust", "") not in ("", *_posts.RANK):
+        raise DataError(
+            f"{where} has the trust {value['trust']!r}", expected=f"one of {', '.join(_posts.RANK)}, or none"
+        )
     try:
         return Trace.from_json(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -242,11 +250,49 @@ def trace_from_json(line: str, where: str) -> Trace:
 
 
 def _record(trace: Trace) -> dict[str, Any]:
+    given: object = trace
+    if not isinstance(given, Trace):
+        raise DataError(f"a trace is {given!r}"[:200], expected="a docendo.records.Trace")
     record = _text.mapping(trace.to_json(), f"trace {trace.id!r}")
     for name, empty in (("id", False), ("run", True), ("item", True), ("split", False)):
         record[name] = _text.name(record[name], "the trace id" if name == "id" else name, empty=empty)
     record["author"]["role"] = _text.name(record["author"]["role"], "author.role", empty=True)
+    # Only what came with a trace from elsewhere is stored with it; here both follow from its posts.
+    for name in ("trust", "posts"):
+        if not record[name]:
+            del record[name]
     return record
+
+
+def _standing(connection: sa.Connection, runs: Mapping[str, str]) -> dict[str, tuple[list[str], str]]:
+    """The posts that hold some traces, and what these are held to be: see `Trace.trust`."""
+    where = _descent.posts_of(connection, runs)
+    levels = _descent.levels(connection, (post for posts in where.values() for post in posts))
+    tainted = _descent.tainted(connection).traces
+    unposted = {run for trace, run in runs.items() if trace not in where}
+    on_boards = _descent.runs_on_boards(connection, unposted)
+    found = {}
+    for trace, run in runs.items():
+        posts = sorted(where.get(trace, ()))
+        if trace in tainted:
+            trust = "quarantined"
+        elif posts:
+            verified = any(levels[post][0] == "verified" for post in posts)
+            trust = "verified" if verified else "unverified"
+        else:
+            trust = "unverified" if run in on_boards else ""
+        found[trace] = (posts, trust)
+    return found
+
+
+def _combined(record: Mapping[str, Any], posts: list[str], trust: str) -> dict[str, Any]:
+    """A trace that came from elsewhere keeps what it was held to be there, unless it stands worse here."""
+    came = record.get("trust", "")
+    worse = "quarantined" in (came, trust)
+    return {
+        "posts": [*dict.fromkeys([*record.get("posts", ()), *posts])],
+        "trust": "quarantined" if worse else trust if posts or not came else came,
+    }
 
 
 def _content(row: Mapping[Any, Any]) -> list[Any]:
@@ -293,4 +339,5 @@ def _walk(connection: sa.Connection) -> tuple[int, list[Damage]]:
             report("reward", f"{row.trace} {row.name}", CHANGED)
         elif row.trace not in known:
             report("reward", f"{row.trace} {row.name}", "its trace is missing")
-    return len(known), damage
+    # What follows from damaged traces is not worth reporting.
+    return len(known), damage or [*_descent.verify_turns(connection)]

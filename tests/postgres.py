@@ -79,7 +79,14 @@ class Cluster:
 
     def start(self, **settings: object) -> None:
         """Starts the server and waits until it answers; `settings` are those of postgresql.conf."""
-        given = {"unix_socket_directories": self.folder, "listen_addresses": "127.0.0.1", "port": self.port}
+        given = {
+            "unix_socket_directories": self.folder,
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            # Tests kill processes, not the machine: what was written survives in the page cache.
+            "fsync": "off",
+            "autovacuum": "off",
+        }
         options = [
             text for name, value in {**given, **settings}.items() for text in ("-c", f"{name}={value}")
         ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,11 +37,11 @@ from docendo.records import Author
 
 SEEDS = 3
 #: Entries that each first stage gives the second.
-DEPTH = 12
+DEPTH = 10
 LIBRARIAN = Author(agent="librarian", role="code")
 CORPORA: dict[str, Callable[..., Corpus]] = {"docstrings": docstrings, "word problems": word_problems}
 #: Dev and test queries per seed.
-QUERIES = {"docstrings": (15, 40), "word problems": (10, 20)}
+QUERIES = {"docstrings": (10, 24), "word problems": (6, 12)}
 
 #: Per query, in order: nDCG@10 and recall@10.
 Scores = dict[str, list[tuple[float, float]]]
@@ -94,6 +95,7 @@ def measure(options: Options) -> Study:
             for seed in range(1 if options.quick else SEEDS):
                 corpus = make(seed, SEEDS, dev=dev, test=test)
                 found = _arms(corpus, states, sentences, rerankers, seed=seed)
+                print(f"A4D: {name}, seed {seed} done", file=sys.stderr, flush=True)
                 for arm, values in found.items():
                     scores.setdefault(arm, []).extend(values)
             _report(name, scores, arms, findings)

@@ -178,6 +178,8 @@ def teach_and_distill(
                     items=task.train,
                     exclude=task.test,
                     max_per_item=2,
+                    database=database,
+                    quiet=quiet,
                 )
                 adapters.append(
                     train(
@@ -186,6 +188,7 @@ def teach_and_distill(
                         output=folder / "adapters" / f"round-{number}",
                         config=config.train_config.replace(seed=config.seed),
                         resume=resume,
+                        database=database,
                         quiet=quiet,
                     )
                 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,23 +63,27 @@ def command(
         seed=train_seed,
     )
     rows = _rows(data) if data.is_file() else None
-    if rows is None:
-        if task is None:
-            raise ConfigError(
-                "--task is not given",
-                expected="the task of the traces",
-                remedy="add --task reasoning_gym:NAME",
-            )
-        made = _task(task, settings or [], train=train, test=test, seed=seed)
-        rows = distill.sft_dataset(
-            _traces(data),
-            student=_student(),
-            items=made.train,
-            exclude=made.test,
-            reward=reward,
-            threshold=threshold,
+    if rows is None and task is None:
+        raise ConfigError(
+            "--task is not given",
+            expected="the task of the traces",
+            remedy="add --task reasoning_gym:NAME",
         )
-    adapter = distill.train(model, rows, output=output, config=config, parent=parent, resume=resume)
+    with _database(data) as database:
+        if rows is None:
+            made = _task(str(task), settings or [], train=train, test=test, seed=seed)
+            rows = distill.sft_dataset(
+                _traces(data, database),
+                student=_student(),
+                items=made.train,
+                exclude=made.test,
+                reward=reward,
+                threshold=threshold,
+                database=database,
+            )
+        adapter = distill.train(
+            model, rows, output=output, config=config, parent=parent, resume=resume, database=database
+        )
     if json_:
         facts = {
             "path": str(adapter.path),
@@ -135,16 +141,21 @@ def _rows(path: Path) -> list[dict[str, Any]] | None:
     return rows or None
 
 
-def _traces(path: Path) -> Any:
-    from docendo.memory import DATABASE, Database, TraceStore, read_traces
+@contextmanager
+def _database(path: Path) -> Iterator[Any]:
+    """The database of a run's folder, where the adapter is recorded; None for a file."""
+    from docendo.memory import DATABASE, Database
 
     if not path.is_dir():
-        return read_traces(path)
-    file = path / DATABASE
-    if not file.is_file():
+        yield None
+        return
+    if not (path / DATABASE).is_file():
         raise DataError(f"{path} holds no {DATABASE}", expected="a folder written by a run")
-    database = Database.open(file)
-    try:
-        return TraceStore(database).find()
-    finally:
-        database.close()
+    with Database.open(path / DATABASE) as database:
+        yield database
+
+
+def _traces(path: Path, database: Any) -> Any:
+    from docendo.memory import TraceStore, read_traces
+
+    return read_traces(path) if database is None else TraceStore(database).find()

@@ -30,7 +30,6 @@ from docendo.records import Author
 
 pytestmark = pytest.mark.slow
 
-RUN = "run"
 WRITERS = ("one", "two")
 #: Every tenth key is wanted by both writers.
 SHARED = 10
@@ -73,7 +72,7 @@ def write(url: str, name: str, log: Path, progress: Progress, *, steps: int, key
     progress.set(name, step=done, place=OPENING)
     with Database.open(url) as database:
         board, journal, runs = Blackboard(database), Journal(database), RunStore(database)
-        runs.start(RUN, {}, resume=True)
+        runs.start(name, {}, resume=True)  # a run is one process's
         author = Author(agent=name, role="student")
         for step in range(max(0, done - 2), steps):
             key = key_of(name, step)
@@ -82,7 +81,7 @@ def write(url: str, name: str, log: Path, progress: Progress, *, steps: int, key
             with database.transaction():
                 post = board.post("attempt", {"text": uuid.uuid4().hex}, author=author, key=posted)
                 journal.put(key, {"post": post.id})
-                runs.finish_item(RUN, key, {"post": post.id})
+                runs.finish_item(name, key, {"post": post.id})
             progress.set(name, step=max(step, done), place=BETWEEN)
             os.write(acknowledged, f"{step} {post.key} {post.hash}\n".encode())
     progress.set(name, step=steps, place=BETWEEN)
@@ -131,7 +130,7 @@ def check(url: str, logs: list[Path], steps: int) -> list[str]:
     """Returns what is wrong with the finished ledger."""
     with Database.open(url) as database:
         board, runs = Blackboard(database), RunStore(database)
-        posts, outcomes = board.posts(), runs.finished(RUN)
+        posts, outcomes = board.posts(), {k: v for name in WRITERS for k, v in runs.finished(name).items()}
         problems = [str(damage) for damage in board.verify().damage]
         journal = Journal(database).verify().records
     expected = {key_of(name, step) for name in WRITERS for step in range(steps)}

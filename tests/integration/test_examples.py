@@ -38,6 +38,20 @@ def test_a_graph_of_ones_own_is_run_and_distilled(
     assert (tmp_path / "adapters/own-graph/adapter_model.safetensors").is_file()
 
 
+def test_volunteers_answer(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    load("volunteers").main(str(tiny_model_dir))
+    out = capsys.readouterr().out
+    assert "response  birds       How far birds fly: a tern 70,000 km a year." in out
+    assert "response  distances   The moon is 384,400 km away." in out
+    assert "answer    main" in out
+
+
 def test_the_readme_shows_lines_of_the_example() -> None:
     readme, example = (ROOT / "README.md").read_text(), (ROOT / "examples/own_graph.py").read_text()
     shown = re.search(r"```python\n(.*?)```", readme, flags=re.DOTALL)
@@ -54,3 +68,16 @@ def test_the_readme_names_what_is_there() -> None:
         assert (ROOT / path).exists(), path
     for room in ("agents", "distill", "docendo", "evals", "graphs", "memory"):
         assert f"{room}/" in readme
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/memory.md"])
+def test_what_the_pages_say_of_memory_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    shown = [block for block in blocks if block.startswith("from docendo.memory")]
+    assert shown
+    for block in shown:
+        exec(compile(block, page, "exec"), {})
+    assert "ok" in capsys.readouterr().out

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import docendo.cli as cli
+from docendo import graphs
+from docendo.agents import Asker, RunContext, ScriptedEngine
 from docendo.memory import Blackboard, Requests
-from docendo.records import Author
+from docendo.records import Author, Gold, Item, PublicItem
 
 MAIN = Author(agent="main", role="main")
 FILE = """
@@ -136,6 +138,21 @@ def test_two_workers_never_both_answer_one_claim(database_url: str, requests: Re
     answered = [int(output.splitlines()[-1].split()[2]) for output in outputs]
     assert sum(answered) == len(asked)
     assert requests.board.verify().ok
+
+
+def test_a_graph_asks_here_and_is_answered_elsewhere(
+    database_url: str, requests: Requests, file: Path
+) -> None:
+    engine = ScriptedEngine(["REQUEST: How far?", "ANSWER: far"])
+    item = Item(public=PublicItem(id="i", question="?"), gold=Gold("far"))
+    graph = graphs.blackboard(Asker(engine), [], deadline=60.0, quorum=1)
+    with worker(database_url, f"{file}:quick") as process:
+        context = RunContext([item], requests.board.database)
+        state = graph.invoke({"item": "i"}, context=context)
+    assert state["answer"] == "far"
+    (post,) = [context.board.get(post) for post in state["responses"]]
+    assert post.body["text"] == f"quick {process.pid}"
+    assert post.process.endswith(f":{process.pid}")
 
 
 def test_without_a_worker_the_asker_times_out(requests: Requests) -> None:

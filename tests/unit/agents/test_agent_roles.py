@@ -53,7 +53,7 @@ def test_messages_in_order(scripted: ScriptedEngine) -> None:
         ("assistant", "2"),
         ("user", "2 + 2?"),
         ("assistant", "5"),
-        ("user", "Count again."),
+        ("user", "> Count again."),
     ]
 
 

@@ -147,20 +147,26 @@ def test_an_async_volunteer(board, requests):
 
 def test_the_lease_is_renewed_while_the_answer_takes_its_time(board, requests):
     def slow(request):
-        time.sleep(0.8)
+        time.sleep(1.2)
         return "slow"
 
-    request, events = ask(requests), []
-    other = threading.Thread(
-        target=lambda: asyncio.run(Worker(board, [always("b", 0.6)], name="other").run(once=True))
-    )
+    request, claimed = ask(requests, patience=0.0), threading.Event()
+
+    def compete():
+        claimed.wait()
+        asyncio.run(Worker(board, [always("b", 0.6)], name="other").run(once=True))
+
+    other = threading.Thread(target=compete)
     other.start()
-    who = always("a", 0.9, slow)
-    asyncio.run(Worker(board, [who], lease=0.3, notify=lambda e: events.append(e.what)).run(once=True))
+    serve(
+        board,
+        always("a", 0.9, slow),
+        lease=0.3,
+        notify=lambda event: event.what == "claimed" and claimed.set(),
+    )
     other.join()
-    assert len(requests.collect(request, reader=MAIN).responses) == 1
     responses = requests.responses(request, reader=MAIN)
-    assert [response.late for response in responses] == [False]
+    assert [(response.text, response.late) for response in responses] == [("slow", False)]
 
 
 async def test_stopping_finishes_what_is_claimed(board, requests):

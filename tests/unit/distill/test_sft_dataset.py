@@ -9,6 +9,7 @@ import pytest
 
 from docendo.distill import sft_dataset
 from docendo.errors import ConfigError, DataError, LeakError
+from docendo.memory import Artifacts, Blackboard, TraceStore
 from docendo.records import Author, Gold, Item, Message, PublicItem, Trace
 
 
@@ -53,6 +54,7 @@ def test_rows_hold_the_students_own_prompt_and_one_assistant_message() -> None:
         "completion": [{"role": "assistant", "content": "Answer: 4"}],
         "item": "a",
         "trace": "1",
+        "posts": [],
         "weight": 1.0,
     }
 
@@ -132,3 +134,42 @@ def test_items_that_are_also_excluded_are_a_leak() -> None:
 def test_part_of_an_excluded_question_is_no_leak() -> None:
     message: Message = {"role": "user", "content": "Add these numbers:\n7 + 88"}
     assert len(build([trace("1", "a", messages=(message,))])) == 1
+
+
+@pytest.mark.parametrize(
+    ("trust", "why"), [("quarantined", "1 quarantined"), ("unverified", "1 not promoted")]
+)
+def test_what_is_not_promoted_is_not_learnt(trust: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=why):
+        build([trace("1", "a", trust=trust)])
+    kept = build([trace("1", "a", trust=trust), trace("2", "b", trust="verified", posts=("p2",))])
+    assert kept["trace"] == ["2"]
+    assert kept["posts"] == [["p2"]]
+    assert f"Of 2 traces left out: {why}." in capsys.readouterr().err
+    build([trace("1", "a", trust=trust), trace("2", "b")], quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_equal_answer_that_was_promoted_is_learnt() -> None:
+    traces = [trace("1", "a", trust="unverified"), trace("2", "a", trust="verified")]
+    assert build(traces)["trace"] == ["2"]
+
+
+def test_a_data_set_is_recorded_and_found_by_taint(database_url: str) -> None:
+    with Blackboard.open(database_url) as board:
+        TraceStore(board.database).add([trace("1", "a"), trace("2", "b"), trace("3", "b", "so 4")])
+        teacher, checker = Author(agent="teacher", role="teacher"), Author(agent="checker", role="code")
+        posts = [
+            board.post("demonstration", {"text": "4"}, author=teacher, key=t, run="r", traces=[t])
+            for t in ("1", "2")
+        ]
+        for post in posts:
+            board.trust(post.id, "verified", by=checker, reason="right")
+        made = build(TraceStore(board.database).find(), database=board.database)
+        assert made["trace"] == ["1", "2"]
+        (artifact,) = Artifacts(board.database).find()
+        assert artifact.sources == ("1", "2")
+        assert artifact.posts == tuple(post.id for post in posts)
+        taint = board.quarantine(posts[0].id, by=checker, reason="an order")
+        assert taint.rows == ((artifact.id, "1"),)
+        assert build(TraceStore(board.database).find(), quiet=True)["trace"] == ["2"]

@@ -71,7 +71,7 @@ def test_a_hint_leads_to_a_second_attempt_that_sees_both() -> None:
     state, context = invoke(graph)
     assert state["solved"] is True
     assert roles(engine) == ["student", "tutor", "student"]
-    assert [m["content"] for m in engine.requests[2].prompt[-2:]] == ["Answer: 41", "Check the units."]
+    assert [m["content"] for m in engine.requests[2].prompt[-2:]] == ["Answer: 41", "> Check the units."]
     assert len(state["attempts"]) == 2
     first, second = (context.traces.get(trace) for trace in state["attempts"])
     assert (first.rewards["verified"], second.rewards["verified"]) == (0.0, 1.0)
@@ -103,7 +103,7 @@ def test_a_hint_that_states_the_answer_is_refused_and_counted() -> None:
     graph, engine = build(["Answer: 41", ["It is 42.", "Add the tens first."], "Answer: 42"])
     state, context = invoke(graph)
     assert state["hints_refused"] == 1
-    assert engine.requests[2].prompt[-1]["content"] == "Add the tens first."
+    assert engine.requests[2].prompt[-1]["content"] == "> Add the tens first."
     assert [post.body["text"] for post in context.board.posts(kind="hint")] == ["Add the tens first."]
     leaked = context.traces.find(role="tutor", min_reward={"leaks": 1.0})
     assert [trace.completion for trace in leaked] == ["It is 42."]
@@ -114,7 +114,7 @@ def test_where_no_hint_is_left_the_student_gets_the_plain_one(hints: list[str]) 
     graph, engine = build(["Answer: 41", hints, "Answer: 42"])
     state, context = invoke(graph)
     assert state["hints"] == [""]
-    assert engine.requests[2].prompt[-1]["content"] == PLAIN_HINT
+    assert engine.requests[2].prompt[-1]["content"] == f"> {PLAIN_HINT}"
     assert "42" not in PLAIN_HINT
     assert "hint" not in kinds(context)
 

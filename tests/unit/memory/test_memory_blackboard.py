@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from docendo.errors import DataError, IntegrityError, StorageError
+from docendo.errors import AccessError, DataError, IntegrityError, StorageError
 from docendo.hashing import digest
 from docendo.memory import MAX_BODY_BYTES, Blackboard, Database, _schema
 from docendo.records import Author
@@ -194,10 +194,10 @@ def test_trust_follows_the_latest_event(board):
     first, second = filled(board, 2)
     board.trust(first.id, "verified", by=CHECKER, reason="exact match")
     assert [post.trust for post in board.posts()] == ["verified", "unverified"]
-    board.trust(first.id, "quarantined", by=CHECKER, reason="copied")
     board.trust(second.id, "verified", by=CHECKER, reason="exact match")
-    assert [post.trust for post in board.posts()] == ["quarantined", "verified"]
-    assert board.get(first.id).trust == "quarantined"
+    board.trust(second.id, "quarantined", by=CHECKER, reason="copied")
+    assert [post.trust for post in board.posts()] == ["verified", "quarantined"]
+    assert board.get(second.id).trust == "quarantined"
     assert board.verify().records == 5
     assert board.verify().ok
 
@@ -209,7 +209,9 @@ def test_the_same_event_again_does_not_undo_a_later_one(board):
     board.trust(post.id, "quarantined", by=CHECKER, reason="copied")
     board.trust(post.id, "verified", by=CHECKER, reason="exact match")  # a node that runs again
     assert board.get(post.id).trust == "quarantined"
-    board.trust(post.id, "verified", by=CHECKER, reason="checked by hand")
+    with pytest.raises(DataError, match="is quarantined"):
+        board.trust(post.id, "verified", by=CHECKER, reason="checked by hand")
+    board.release(post.id, by=CHECKER, reason="checked by hand")
     assert board.get(post.id).trust == "verified"
     assert board.verify().records == 1 + 3
 
@@ -218,11 +220,11 @@ def test_nobody_promotes_its_own_post(board):
     (post,) = filled(board, 1)
     disguised = dataclasses.replace(STUDENT, role="verifier", model="other", adapter=None)
     for author in (STUDENT, disguised):
-        with pytest.raises(DataError, match="agent 'student' set its own post"):
+        with pytest.raises(AccessError, match="agent 'student' set its own post"):
             board.trust(post.id, "verified", by=author, reason="I am sure")
     assert board.get(post.id).trust == "unverified"
     board.trust(post.id, "quarantined", by=STUDENT, reason="I was wrong")
-    with pytest.raises(DataError, match="from quarantined to unverified"):
+    with pytest.raises(AccessError, match="from quarantined to unverified"):
         board.trust(post.id, "unverified", by=STUDENT, reason="I was right")
 
 
@@ -254,7 +256,7 @@ def test_digest_ignores_order_and_time_and_sees_content(tmp_path):
     ("statement", "seq", "reason"),
     [
         ('UPDATE docendo_posts SET body = \'{"text":"9"}\' WHERE seq = 3', 3, "does not match its hash"),
-        ("UPDATE docendo_posts SET author = replace(author, 'student', 'teacher') WHERE seq = 3", 3, "hash"),
+        ("UPDATE docendo_posts SET process = 'elsewhere' WHERE seq = 3", 3, "hash"),
         ("UPDATE docendo_posts SET kind = 'lesson' WHERE seq = 3", 3, "does not match its hash"),
         ("UPDATE docendo_posts SET created = created + 1 WHERE seq = 3", 3, "does not match its hash"),
         ("UPDATE docendo_posts SET hash = previous WHERE seq = 3", 3, "does not match its hash"),
@@ -324,8 +326,8 @@ def test_the_head_tells_rewritten_history_from_the_old_one(board):
 
 def test_trust_events_are_chained_too(board):
     for post in filled(board, 3):
-        board.trust(post.id, "quarantined", by=CHECKER, reason="bad")
-    sql(board, "UPDATE docendo_trust SET level = 'verified' WHERE seq = 2")
+        board.trust(post.id, "verified", by=CHECKER, reason="good")
+    sql(board, "UPDATE docendo_trust SET level = 'unverified' WHERE seq = 2")
     assert "trust event 2" in str(board.verify().damage[0])
     with pytest.raises(IntegrityError, match="trust event 2"):
         board.posts()

@@ -41,7 +41,7 @@ def test_show(path, capsys):
     lines = out.splitlines()
     assert [line.split() for line in lines] == [
         ["1", "attempt", "student", "quarantined", "i1", "5"],
-        ["2", "hint", "tutor", "unverified", "i1", "carry", "the", "\\x1b[31mone"],
+        ["2", "hint", "tutor", "quarantined", "i1", "carry", "the", "\\x1b[31mone"],
         ["3", "attempt", "student", "unverified", "i2", '{"steps":', '["2",', '"4"]}'],
     ]
 
@@ -69,7 +69,7 @@ def test_show_as_json(path, capsys):
 def test_verify(path, capsys):
     code, out, _ = run(capsys, "verify", path)
     assert code == 0
-    assert "board 'main': 4 records, ok" in out
+    assert "board 'main': 5 records, ok" in out
     assert json.loads(run(capsys, "verify", path, "--json")[1])["ok"] is True
 
 
@@ -110,7 +110,7 @@ def test_export_of_traces(path, capsys, tmp_path):
     [
         (("show", "{}/absent.db"), "there is no database at"),
         (("show", "{}"), "holds 0 databases (none); expected one; name the database file"),
-        (("verify", "{}/text.txt"), "is damaged or not a database"),
+        (("verify", "{}/text.txt"), "is no database"),
         (("show", "{}/runs/demo", "--kind", "rumour"), "kind is 'rumour'; expected one of task"),
         (("show", "{}/runs/demo", "--board", "mian"), "--board 'mian' has no posts"),
         (("export", "{}/runs/demo", "--output", "{}/text.txt/out"), "cannot write"),

@@ -59,10 +59,10 @@ def test_quarantine_is_followed_to_whatever_was_made_of_a_post(board):
     assert fold() == [1, 2, 3]
     board.trust(far.id, "quarantined", by=CHECKER, reason="wrong")
     assert fold() == [1, 3]
-    board.trust(far.id, "unverified", by=CHECKER, reason="right")
+    board.release(far.id, by=CHECKER, reason="right")
     board.trust(last.id, "quarantined", by=CHECKER, reason="wrong")
     assert fold() == [1, 3]
-    board.trust(last.id, "verified", by=CHECKER, reason="right")
+    board.release(last.id, by=CHECKER, reason="right")
     assert fold() == [1, 2, 3]
 
 

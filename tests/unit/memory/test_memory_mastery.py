@@ -123,7 +123,7 @@ def test_quarantined_answers_take_no_effect_and_come_back(board):
     board.trust(whole.evidence[-1], "quarantined", by=CHECKER, reason="not hers")
     assert tracker.of("ann", "sums").value == pytest.approx(Tracing().trace([True, True])[-1])
     assert tracker.of("ann", "sums").evidence == whole.evidence[:-1]
-    board.trust(whole.evidence[-1], "verified", by=CHECKER, reason="hers after all")
+    board.release(whole.evidence[-1], by=CHECKER, reason="hers after all")
     assert tracker.of("ann", "sums").replace(evidence=()) == whole.replace(evidence=())
 
 

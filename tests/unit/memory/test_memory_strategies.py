@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docendo.errors import ConfigError, DataError, LeakError
+from docendo.errors import AccessError, ConfigError, DataError, LeakError
 from docendo.memory import Blackboard, Budget
 from docendo.memory._distiller import Scenario, StrategyDistiller
 from docendo.memory._similarity import similarities
@@ -86,8 +86,10 @@ def test_audit(board, library):
     assert [s.post for s in strict.strategies()] == ids[:1]
     assert [s.audited for s in library.strategies()] == [True, False]
     assert first(library, "adding with carry") == []
-    with pytest.raises(DataError):
+    with pytest.raises(AccessError):
         library.audit(ids[2], by=TEACHER, approved=True, reason="mine")
+    library.audit(ids[1], by=PERSON, approved=True, reason="read it again")
+    assert [s.post for s in strict.strategies()] == ids[:2]
 
 
 @pytest.mark.parametrize(

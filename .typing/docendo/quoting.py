@@ -1,0 +1,1 @@
+../../docendo/quoting.py
