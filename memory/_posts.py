@@ -22,6 +22,7 @@ _OFF_MAIN = sa.text("docendo_posts.channel <> 'main'")
 FLAG = "flagged"
 RANK = {"quarantined": 0, "unverified": 1, "verified": 2}
 _BATCH = 500
+_PLACES = ("board", "channel", "kind", "run", "item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +166,7 @@ def places(**names: str | None) -> list[str]:
 
 def terms(row: Mapping[Any, Any], body: Any) -> list[str]:
     """All search terms of a post."""
-    names = ("board", "channel", "kind", "run", "item")
-    return _search.terms(body, places(**{name: row[name] for name in names}))
+    return _search.terms(body, places(**{name: row[name] for name in _PLACES}))
 
 
 def all_terms(connection: sa.Connection, *, after: int = 0) -> Iterator[tuple[int, list[str]]]:
@@ -175,6 +175,11 @@ def all_terms(connection: sa.Connection, *, after: int = 0) -> Iterator[tuple[in
     while True:
         query = sa.select(table).where(table.c.number > last).order_by(table.c.number).limit(_BATCH)
         rows = connection.execute(query).all()
+        for row in rows:
+            if not all(isinstance(getattr(row, name), str) for name in (*_PLACES, "body")):
+                raise IntegrityError(
+                    f"post {row.seq} ({row.id}) was damaged after it was written; restore a backup"
+                )
         bodies = _payloads.load(connection, (row.body for row in rows))
         for row, body in zip(rows, bodies, strict=True):
             yield row.number, terms(row._mapping, body)
