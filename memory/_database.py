@@ -210,7 +210,7 @@ class Database:
                 mode = self._connect().exec_driver_sql("PRAGMA journal_mode").scalar()
                 if mode != "wal":
                     mode = self._connect().exec_driver_sql("PRAGMA journal_mode=WAL").scalar()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, UnicodeDecodeError) as error:
                 raise self._explain(error) from error
         if mode != "wal":
             raise StorageError(
@@ -383,7 +383,7 @@ class Database:
                 connection = self._engine.connect()
                 self._known = True
                 return connection
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, UnicodeDecodeError) as error:
                 if self._sqlite or not may_pass(error) or time.monotonic() >= deadline:
                     raise self._explain(error) from error
             time.sleep(0.1)
