@@ -48,7 +48,7 @@ def story(board):
     first = post("attempt", {"text": "41"}, "attempt", 0, parents=[task.id])
     verdict = {"correct": False, "parsed": "41"}
     post("verdict", verdict, "grade", 0, author=TUTOR, parents=[first.id])
-    board.trust(first.id, "quarantined", by=TUTOR, reason="wrong \x1b[31m")
+    board.trust(first.id, "verified", by=TUTOR, reason="wrong \x1b[31m")
     turn("hint", 0, "never posted")
     held = turn("free", 7, "carry")
     hint = post(
@@ -75,7 +75,7 @@ def test_filters(story, database_url, capsys):
     story.post("offer", {"text": "help"}, author=TUTOR, key="o", channel="offers")
     for filters, found in (
         (["--agent", "tutor"], [4, 5, 8]),
-        (["--trust", "quarantined"], [3]),
+        (["--trust", "verified"], [3]),
         (["--channel", "offers"], [8]),
         (["--kind", "attempt", "--after", "3"], [6, 7]),
         (["--newest", "--limit", "2"], [7, 8]),
@@ -122,9 +122,9 @@ def test_the_timeline_interleaves_posts_turns_and_trust(story, database_url, cap
         "1 student task 20 and 22?",
         '2 student event {"note": "elsewhere"}',
         "student turn [attempt/0, 2 tokens] 41",
-        "3 student attempt <- 1 41 (quarantined now)",
+        "3 student attempt <- 1 41 (verified now)",
         '4 tutor verdict <- 3 wrong (read as "41")',
-        "tutor trust 3 is quarantined: wrong \\x1b[31m",
+        "tutor trust 3 is verified: wrong \\x1b[31m",
         "student turn [hint/0, 2 tokens] never posted",
         "student turn [free/7, 2 tokens] carry",
         "5 tutor hint <- 3 carry the one",
@@ -152,7 +152,7 @@ def test_the_timeline_of_one_run(story):
 def test_tail_shows_old_posts_and_ends_in_silence(story, database_url, capsys):
     code, out, _ = run(capsys, "tail", database_url, "-n", "2", "--timeout", "0", "--json")
     assert (code, seqs(out)) == (0, [6, 7])
-    filters = ["--kind", "attempt", "--trust", "quarantined", "--timeout", "0"]
+    filters = ["--kind", "attempt", "--trust", "verified", "--timeout", "0"]
     assert run(capsys, "tail", database_url, *filters)[1].split()[0] == "3"
 
 

@@ -185,8 +185,11 @@ def test_a_damaged_lease_is_an_error_and_named(runs: RunStore) -> None:
 
 
 def test_a_later_process_with_the_same_id_is_another_one() -> None:
-    lease = Lease(run="demo", token="t", holder=this_process(), taken=0.0, beat=0.0)
+    with Database.open(":memory:") as database, database.transaction() as connection:
+        lease = _leases.take(connection, "demo", 0.0)
     assert lease.live(1e9)  # this process lives, however long it was silent
+    _leases.give_up(lease)
+    assert not lease.live(0.0)  # it has ended its claim, even if it could not write so
     assert not lease.replace(holder=this_process().replace(started="1")).live(0.0)
     assert not lease.replace(holder=this_process().replace(pid=2**22 + 1)).live(0.0)
 
