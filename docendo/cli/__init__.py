@@ -31,7 +31,7 @@ _COMMANDS = {
     "eval": "Measure a model on a task.",
     "compare": "Compare two evaluations item by item.",
     "distill": "Train a LoRA adapter from verified traces.",
-    "board": "Show, follow, search, verify and export a blackboard; take posts out.",
+    "board": "Show, follow, search, verify and export a blackboard.",
     "work": "Answer the requests of a board in a process of its own.",
     "recipes": "List the published methods.",
 }
