@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -293,6 +294,8 @@ def reindex(path: _Path, as_json: _Json = False) -> None:
 @contextmanager
 def _database(path: str, *, read_only: bool = True) -> Iterator[Database]:
     """Opens the database at a path or URL; a run folder may hold exactly one."""
+    # Ctrl-C in the middle of a query: the connection is dropped, which is nothing to tell anybody.
+    logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
     from docendo.errors import DataError
     from docendo.memory import Database
 
