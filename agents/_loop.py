@@ -22,9 +22,9 @@ from docendo.agents._sampling import Draw, sample_seed
 from docendo.agents._slots import KVShape, Layout, SlotCache, Stretch, attending
 
 #: Prompt tokens per pass while rows are being decoded: bounds how long their next token can be delayed.
-MIXED_TOKENS = 512
+MIXED_TOKENS = 1024
 #: Prompt tokens per pass while nothing is being decoded.
-PREFILL_TOKENS = 1024
+PREFILL_TOKENS = 2048
 #: Under invariance a prompt is always cut here, so that a piece is computed alike whatever is stored.
 INVARIANT_TOKENS = 256
 #: Waiting jobs that are looked at in one step.
@@ -199,7 +199,7 @@ class DecodeLoop(RowLoop):
         self.cache.reserve(len(self.rows), max(match.length, *(other.length for other in self.rows)))
         for piece in match.pieces:
             self.cache.write(slot, row.length, piece)
-            row.length += piece.keys.shape[-1]
+            row.length += piece.keys.shape[1]
 
     # --- one pass --------------------------------------------------------------------------------
 

@@ -70,9 +70,12 @@ def draw(
         Tokens, and their log-probabilities under the model's own distribution (before penalty,
         temperature, filters and grammar). A log-probability is not finite where the logits were not.
     """
+    norm, highest, likeliest = _summed(logits)
+    if masks is None and all(
+        p.greedy and p.repetition_penalty == 1.0 and not p.top_logprobs for p in params
+    ):
+        return Draw(likeliest.tolist(), (highest - norm).tolist(), {})
     logits = logits.float()
-    # In parts that stay in the processor's cache.
-    norm = torch.cat([part.logsumexp(dim=-1) for part in logits.split(4)])
     steered = logits
     penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
     if penalised:
@@ -104,6 +107,19 @@ def draw(
         tokens[rows] = _filtered(steered, rows, params, _uniforms(rows, seeds, positions, logits.device))
     chosen = logits.gather(1, tokens[:, None])[:, 0] - norm
     return Draw(tokens.tolist(), chosen.tolist(), _top(logits, norm, params))
+
+
+def _summed(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Per row the logarithm of the sum of exponentials, the highest logit, and its token, in float32."""
+    parts = []
+    # A few rows at a time stay in the processor's cache.
+    for part in logits.split(8):
+        wide = part.float()
+        highest, token = wide.max(dim=-1)
+        sums = (wide - highest[:, None]).exp_().sum(dim=-1)
+        parts.append((highest + sums.log(), highest, token))
+    norm, highest, token = (torch.cat(column) for column in zip(*parts, strict=True))
+    return norm, highest, token
 
 
 def _top(

@@ -155,7 +155,7 @@ def _served(loop: DecodeLoop, ids: Sequence[int]) -> tuple[torch.Tensor, set[int
     _run(loop, first, [*ids[:7], *ids[:5]], [*range(7), *range(5)])
     hidden = _run(loop, second, [ids[7], *ids[5:], *ids], [7, *range(5, size), *range(size)])
     # A step's masks are made for the windows that are asked for.
-    return loop._logits(hidden[[0, size - 5, 2 * size - 5]]), set(second.masks)
+    return loop._logits(hidden[[0, size - 5, 2 * size - 5]]), second.windows
 
 
 def _run(loop: DecodeLoop, layout: Layout, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 A forward pass is packed: the new tokens of all rows lie behind one another in one sequence, whatever
 their number per row, so that no product is spent on padding. Rows that take one step each come first
-and hold the slots 0..count-1 in order, so that their attention is one batched product over a slice;
+and hold the slots 0..count-1 in order, so that their attention is one call over a slice of the cache;
 every longer stretch of tokens (a piece of a prompt) is attended to by itself.
 
 What a slot holds beyond its row's length is never attended to, so stale keys need no clearing.
@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 
 #: Name under which the attention function below is known to transformers.
 ATTENTION = "docendo_slots"
-#: Scores of one stretch of a prompt are computed for so many query positions at a time.
+#: Query positions of one call where keys are masked: what a whole block cannot see is then left out.
 QUERY_BLOCK = 256
 
 
@@ -53,23 +53,28 @@ class Layout:
     starts: list[int]
     stretches: list[Stretch]
     first: int = 0
-    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
     @property
     def span(self) -> int:
         """How many positions the single steps can attend to."""
         return max(self.starts) + 1
 
+    @property
+    def windows(self) -> set[int | None]:
+        """The windows that layers have asked for, of those that needed a mask."""
+        return {window for window, *_ in self.masks}
+
 
 class Stored(NamedTuple):
-    """Some tokens' keys (layers, heads, key size, tokens) and values (layers, heads, tokens, value size)."""
+    """Some tokens' keys and values, both (layers, tokens, heads, size)."""
 
     keys: torch.Tensor
     values: torch.Tensor
 
     def part(self, start: int, stop: int) -> Stored:
         """A view of the tokens from `start` to `stop`."""
-        return Stored(self.keys[..., start:stop], self.values[..., start:stop, :])
+        return Stored(self.keys[:, start:stop], self.values[:, start:stop])
 
     def clone(self) -> Stored:
         """A copy, which keeps nothing else alive."""
@@ -77,10 +82,9 @@ class Stored(NamedTuple):
 
 
 class SlotCache(Cache):
-    """Keys (layers, slots, heads, size, length) and values (layers, slots, heads, length, size).
+    """Keys and values, both (layers, slots, length, heads, size).
 
-    Keys lie transposed: the product with a step's queries, which reads all of them, then runs along
-    memory, in bfloat16 about 1.7 times as fast as attention over position-major keys.
+    A pass writes all its tokens with one call per layer, and attention reads a slice without a copy.
     """
 
     def __init__(
@@ -111,8 +115,8 @@ class SlotCache(Cache):
         layers, heads, key_size, value_size = self.shape
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         return (
-            torch.zeros(layers, slots, heads, key_size, length, **options),
-            torch.zeros(layers, slots, heads, length, value_size, **options),
+            torch.zeros(layers, slots, length, heads, key_size, **options),
+            torch.zeros(layers, slots, length, heads, value_size, **options),
         )
 
     @property
@@ -135,15 +139,17 @@ class SlotCache(Cache):
             grown_slots, grown_length = slots, max(length, min(grown_length, fitting))
         keys, values = self._empty(grown_slots, grown_length)
         slots, length = min(self.slots, grown_slots), min(self.length, grown_length)
-        keys[:, :slots, ..., :length] = self.keys[:, :slots, ..., :length]
-        values[:, :slots, :, :length] = self.values[:, :slots, :, :length]
+        keys[:, :slots, :length] = self.keys[:, :slots, :length]
+        values[:, :slots, :length] = self.values[:, :slots, :length]
         self.keys, self.values, self.slots, self.length = keys, values, grown_slots, grown_length
 
     def aim(self, layout: Layout) -> None:
         """Says where the tokens of the next forward pass belong."""
         self.layout = layout
-        self._steps = torch.arange(layout.first, layout.first + len(layout.starts), device=self.device)
-        self._positions = torch.tensor(layout.starts, device=self.device, dtype=torch.long)
+        places = [(layout.first + step) * self.length + start for step, start in enumerate(layout.starts)]
+        for slot, start, _, width in layout.stretches:
+            places += range(slot * self.length + start, slot * self.length + start + width)
+        self._places = torch.tensor(places, device=self.device)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -151,15 +157,8 @@ class SlotCache(Cache):
         """Stores a layer's new keys and values, both (1, heads, tokens, size); returns them as they are."""
         if self.layout is None:
             raise RuntimeError("aim() comes before a forward pass")
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
-        steps = len(self.layout.starts)
-        if steps:
-            keys[self._steps, :, :, self._positions] = key_states[0, :, :steps].transpose(0, 1)
-            values[self._steps, :, self._positions] = value_states[0, :, :steps].transpose(0, 1)
-        for slot, start, offset, width in self.layout.stretches:
-            new = slice(offset, offset + width)
-            keys[slot, :, :, start : start + width] = key_states[0, :, new].transpose(1, 2)
-            values[slot, :, start : start + width] = value_states[0, :, new]
+        for room, states in ((self.keys, key_states), (self.values, value_states)):
+            room[layer_idx].flatten(0, 1).index_copy_(0, self._places, states[0].transpose(0, 1))
         self.layer = layer_idx
         return key_states, value_states
 
@@ -167,23 +166,23 @@ class SlotCache(Cache):
         """Exchanges the first `length` tokens of two slots."""
         if left != right:
             pair, turned = [left, right], [right, left]
-            self.keys[:, pair, ..., :length] = self.keys[:, turned, ..., :length]
-            self.values[:, pair, :, :length] = self.values[:, turned, :, :length]
+            self.keys[:, pair, :length] = self.keys[:, turned, :length]
+            self.values[:, pair, :length] = self.values[:, turned, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of slot `source` to slot `target`."""
-        self.keys[:, target, ..., :length] = self.keys[:, source, ..., :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+        self.keys[:, target, :length] = self.keys[:, source, :length]
+        self.values[:, target, :length] = self.values[:, source, :length]
 
     def read(self, slot: int, start: int, stop: int) -> Stored:
         """Returns a copy of a slot's tokens from `start` to `stop`."""
-        return Stored(self.keys[:, slot, ..., start:stop], self.values[:, slot, :, start:stop]).clone()
+        return Stored(self.keys[:, slot, start:stop], self.values[:, slot, start:stop]).clone()
 
     def write(self, slot: int, start: int, stored: Stored) -> None:
         """Puts stored tokens into a slot, from `start`."""
-        stop = start + stored.keys.shape[-1]
-        self.keys[:, slot, ..., start:stop] = stored.keys
-        self.values[:, slot, :, start:stop] = stored.values
+        stop = start + stored.keys.shape[1]
+        self.keys[:, slot, start:stop] = stored.keys
+        self.values[:, slot, start:stop] = stored.values
 
     def clear(self, slot: int) -> None:
         """Zeroes a slot, so that numbers that are not finite cannot reach its next row: 0 x NaN is NaN."""
@@ -242,110 +241,102 @@ def slot_attention(
         if kwargs.get(unserved) is not None:
             raise NotImplementedError(f"attention with {unserved} is not served")
     layout = cache.layout
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    how = _How(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     parts: list[torch.Tensor] = []
     steps = len(layout.starts)
     if steps:
-        parts.append(_step(cache, layout, query[0, :, :steps], scaling, sliding_window, softcap))
+        parts.append(_step(cache, layout, query[0, :, :steps], how))
     for stretch in layout.stretches:
-        new = slice(stretch.offset, stretch.offset + stretch.width)
-        if stretch.start == 0 and not softcap and (not sliding_window or stretch.width <= sliding_window):
-            parts.append(_fresh(query[0, :, new], key[0, :, new], value[0, :, new], scaling))
-        else:
-            parts.append(_stretch(cache, stretch, query[0, :, new], scaling, sliding_window, softcap))
+        tokens = query[0, :, stretch.offset : stretch.offset + stretch.width]
+        parts.append(_stretch(cache, layout, stretch, tokens, how))
     output = parts[0] if len(parts) == 1 else torch.cat(parts)
     return output[None].contiguous(), None  # some models take a view of it
 
 
-def _step(
-    cache: SlotCache,
-    layout: Layout,
-    query: torch.Tensor,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-) -> torch.Tensor:
+class _How(NamedTuple):
+    """Factor of the scores, how many tokens one sees (None: all), and what scores are squeezed into."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+def _step(cache: SlotCache, layout: Layout, query: torch.Tensor, how: _How) -> torch.Tensor:
     """One query per slot, (heads, slots, size) -> (slots, heads, value size)."""
     heads, steps, size = query.shape
     kv = cache.shape.heads
-    slots, span = slice(layout.first * kv, (layout.first + steps) * kv), layout.span
-    keys = cache.keys[cache.layer].flatten(0, 1)[slots, :, :span]
-    values = cache.values[cache.layer].flatten(0, 1)[slots, :span]
-    # The query heads that share a key-value head become rows of one product.
-    grouped = query.transpose(0, 1).reshape(steps * kv, heads // kv, size)
-    mask = layout.masks.get(window)
+    slots = slice(layout.first, layout.first + steps)
+    keys = cache.keys[cache.layer, slots, : layout.span].transpose(1, 2)
+    values = cache.values[cache.layer, slots, : layout.span].transpose(1, 2)
+    mask = layout.masks.get((how.window,))
     if mask is None:
-        mask = _step_mask(layout, window, query).expand(-1, kv, heads // kv, -1).flatten(0, 1)
-        layout.masks[window] = mask
-    scores = (
-        torch.baddbmm(mask, grouped, keys, alpha=scaling)
-        if not softcap
-        else _capped(torch.bmm(grouped, keys), scaling, softcap).add_(mask)
-    )
-    return torch.bmm(scores.softmax(-1), values).view(steps, heads, -1)
-
-
-def _step_mask(layout: Layout, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    last = torch.tensor(layout.starts, device=like.device)[:, None, None, None]
-    keys = torch.arange(layout.span, device=like.device)
-    seen = keys <= last
-    if window:
-        seen &= keys > last - window
-    return torch.zeros(seen.shape, device=like.device, dtype=like.dtype).masked_fill_(~seen, float("-inf"))
-
-
-def _fresh(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """The beginning of a row: it sees itself alone. (heads, width, size) -> (width, heads, value size)."""
-    heads, width, size = query.shape
-    kv = key.shape[0]
-    groups = heads // kv
-    # Query heads that share a key-value head lie along the batch axis, where keys need no copies.
-    output = scaled_dot_product_attention(
-        query.view(kv, groups, width, size).transpose(0, 1) if groups > 1 else query[None],
-        key.expand(groups, -1, -1, -1),
-        value.expand(groups, -1, -1, -1),
-        is_causal=True,
-        scale=scaling,
-    )
-    return output.permute(2, 1, 0, 3).reshape(width, heads, -1)
+        last = torch.tensor(layout.starts, device=query.device)[:, None, None, None]
+        mask = _mask(torch.arange(layout.span, device=query.device), last, how.window, query)
+        mask = mask.expand(-1, -1, heads // kv, -1)
+        layout.masks[how.window,] = mask
+    # The query heads that share a key-value head stand where further positions would.
+    grouped = query.transpose(0, 1).reshape(steps, kv, heads // kv, size)
+    return _attend(grouped, keys, values, mask, how).reshape(steps, heads, -1)
 
 
 def _stretch(
-    cache: SlotCache,
-    stretch: Stretch,
-    query: torch.Tensor,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
+    cache: SlotCache, layout: Layout, stretch: Stretch, query: torch.Tensor, how: _How
 ) -> torch.Tensor:
-    """A later piece of a row: it sees what its slot holds, up to itself."""
+    """A piece of a row, which sees what its slot holds up to itself.
+
+    (heads, width, size) -> (width, heads, value size).
+    """
     heads, width, size = query.shape
     kv = cache.shape.heads
-    grouped = query.view(kv, heads // kv, width, size)
+    groups = heads // kv
+    keys = cache.keys[cache.layer, stretch.slot].transpose(0, 1)
+    values = cache.values[cache.layer, stretch.slot].transpose(0, 1)
+    # Query heads that share a key-value head lie along the batch axis, where keys need no copies.
+    grouped = query.view(kv, groups, width, size).transpose(0, 1)
+    fresh = stretch.start == 0 and not how.softcap and (not how.window or width <= how.window)
+    block = width if fresh else QUERY_BLOCK
     parts = []
-    for begin in range(0, width, QUERY_BLOCK):
-        count = min(QUERY_BLOCK, width - begin)
-        last = stretch.start + begin + count
-        # Keys that even the block's first token cannot see are left out.
-        low = max(0, stretch.start + begin - window + 1) if window else 0
-        keys = cache.keys[cache.layer][stretch.slot, :, :, low:last]
-        values = cache.values[cache.layer][stretch.slot, :, low:last]
-        position = torch.arange(last - count, last, device=query.device)[:, None]
-        seen = torch.arange(low, last, device=query.device)
-        hidden = seen > position
-        if window:
-            hidden |= seen <= position - window
-        block = grouped[:, :, begin : begin + count].reshape(kv, -1, size)
-        scores = torch.bmm(block, keys).view(kv, -1, count, last - low)
-        scores = _capped(scores, scaling, softcap) if softcap else scores.mul_(scaling)
-        weights = scores.masked_fill_(hidden, float("-inf")).softmax(-1)
-        mixed = torch.bmm(weights.view(kv, -1, last - low), values)
-        parts.append(mixed.view(heads, count, -1).transpose(0, 1))
+    for begin in range(0, width, block):
+        first = stretch.start + begin
+        last = first + min(block, width - begin)
+        low = max(0, first - how.window + 1) if how.window else 0
+        mask = None
+        if not fresh:
+            place = (how.window, first - low, last - first)
+            mask = layout.masks.get(place)
+            if mask is None:
+                seen = torch.arange(low, last, device=query.device)
+                position = torch.arange(first, last, device=query.device)[:, None]
+                mask = layout.masks[place] = _mask(seen, position, how.window, query)
+        output = _attend(
+            grouped[:, :, begin : begin + block],
+            keys[:, low:last].expand(groups, -1, -1, -1),
+            values[:, low:last].expand(groups, -1, -1, -1),
+            mask,
+            how,
+        )
+        parts.append(output.permute(2, 1, 0, 3).reshape(last - first, heads, -1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _capped(scores: torch.Tensor, scaling: float, softcap: float) -> torch.Tensor:
-    return scores.mul_(scaling / softcap).tanh_().mul_(softcap)
+def _mask(keys: torch.Tensor, position: torch.Tensor, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    """0 where a token at `position` sees a key, minus infinity elsewhere."""
+    hidden = keys > position
+    if window:
+        hidden |= keys <= position - window
+    return torch.zeros(hidden.shape, device=like.device, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, how: _How
+) -> torch.Tensor:
+    """Attention of (batch, heads, queries, size); without a mask every token sees those up to itself."""
+    if how.softcap:
+        scores = torch.matmul(query, keys.transpose(-1, -2)).mul_(how.scaling / how.softcap)
+        return torch.matmul(scores.tanh_().mul_(how.softcap).add_(mask).softmax(-1), values)
+    return scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=mask is None, scale=how.scaling
+    )
 
 
 AttentionInterface.register(ATTENTION, slot_attention)

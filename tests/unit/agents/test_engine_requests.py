@@ -165,7 +165,7 @@ def test_what_a_late_request_would_have_reused_is_not_given_to_another(
     engine: Engine, make_engine: Make
 ) -> None:
     """Requests that end in a pause leave nothing behind that a later one could be taken for."""
-    stored, rest = tuple(range(30, 90)), tuple(10 + (7 * i + i * i) % 200 for i in range(800))
+    stored, rest = tuple(range(30, 90)), tuple(10 + (7 * i + i * i) % 200 for i in range(1400))
     engine.generate(ask(stored, 1))
     worker = engine._worker
     decoding = engine.submit(endless())
