@@ -19,11 +19,12 @@ import torch
 from safetensors import SafetensorError
 
 from docendo.agents import _models as models
+from docendo.agents._adapter_files import read_adapter
 from docendo.agents._flops import FlopsModel
 from docendo.agents._grammar import GrammarCompiler
 from docendo.agents._jobs import Desk, Job
 from docendo.agents._loop import DecodeLoop
-from docendo.agents._lora import LoadedAdapter, install_router, read_adapter
+from docendo.agents._lora import LoadedAdapter, install_router
 from docendo.agents._serving import make_loop
 from docendo.agents._streams import astream, stream
 from docendo.agents._templates import (

@@ -16,7 +16,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from docendo.agents._jobs import Desk, Job
-from docendo.agents._lora import LoadedAdapter
+from docendo.agents._lora import AdapterRouter, LoadedAdapter
 from docendo.agents._rows import Row, RowLoop
 from docendo.agents._sampling import sample_seed
 
@@ -43,6 +43,8 @@ class GenerateLoop(RowLoop):
             flops: As for `DecodeLoop`.
         """
         super().__init__(desk, invariant=invariant)
+        # The tokens of its passes are not counted, and its layers may be packed by a check that failed.
+        self.router = AdapterRouter(fusing=False)
         self._current: Job | None = None
         self.model, self.max_rows, self.flops = model, max_rows, flops
         self.device, self.dtype = model.device, model.dtype

@@ -5,41 +5,42 @@ are served together: with A = [A1; A2; ...] and B = [B1 | B2 | ...] one product 
 a gate, 1 where a token's adapter owns the rank and 0 elsewhere, keeps every token to its own. So a mixed
 batch costs two small products per layer whatever the number of adapters, in any order, where PEFT's
 mixed batches loop over the adapters.
+
+Such products are so small that calling them costs more than computing them. So adapters that have met in
+many passes are fused with a packed base: with [W | B] one product gives the base and all terms.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from docendo.agents._linear import JointPart, Matrix, PackedLinear
-from docendo.errors import AdapterError
-from docendo.hashing import digest, file_sha256
-from docendo.manifest import read_manifest
 
-WEIGHTS = "adapter_model.safetensors"
 #: From so many tokens on, an adapter's own small products are cheaper than its share of a stack, and plain
 #: products in place cheaper than packed ones.
 LONG_RUN = 64
+#: Passes after which a stack is fused: by then it has paid for the packing (0.3 s against some 10 ms a pass).
+FUSED_AFTER = 64
+#: Ranks that are fused together: 128 of them lengthen a product of 576 inputs by a fifth.
+FUSED_RANKS = 128
+#: Base weights up to this size are fused, of which there are then two copies.
+FUSED_BYTES = 1 << 30
+#: Stacks whose passes are counted.
+COUNTED_STACKS = 256
 #: Stacks that are kept: the sets of adapters that meet in passes repeat.
 MAX_STACKS = 16
 #: Beyond any prompt and completion.
 NEVER = 1 << 62
 #: Layers that take adapters.
 Layer = nn.Linear | PackedLinear | JointPart
-_PREFIX = "base_model.model."
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,119 +77,6 @@ class LoadedAdapter:
         return NEVER
 
 
-def _rank(config: Mapping[str, Any]) -> int:
-    """The rank of an adapter.
-
-    Raises:
-        ValueError: if it is less than 1.
-    """
-    rank = int(config["r"])
-    if rank < 1:
-        raise ValueError(f"r is {rank}; expected at least 1")
-    return rank
-
-
-def read_adapter(name: str, path: Path, model: nn.Module, fingerprint: str) -> LoadedAdapter:
-    """Reads a PEFT LoRA folder and checks that it belongs to `model`.
-
-    Raises:
-        AdapterError: if files are missing or damaged, the adapter is of a kind that is not served, or it
-            was made for another base model.
-    """
-    config_file, weights_file = path / "adapter_config.json", path / WEIGHTS
-    for file in (config_file, weights_file):
-        if not file.is_file():
-            raise AdapterError(
-                f"adapter {path} has no {file.name}", expected="a PEFT folder with safetensors weights"
-            )
-    manifest = read_manifest(path) if (path / "manifest.json").is_file() else {}
-    made_for = manifest.get("base", {}).get("fingerprint")
-    if made_for and made_for != fingerprint:
-        base = manifest["base"].get("name", made_for[:12])
-        raise AdapterError(
-            f"adapter {path} was trained on another base model ({base})", remedy=f"load {base} instead"
-        )
-    try:
-        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
-        rank, alpha = _rank(config), float(config["lora_alpha"])
-        tensors = load_file(weights_file)
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:  # ValueError: not JSON, not UTF-8
-        raise AdapterError(
-            f"adapter {path} is damaged: {error}", remedy="publish or download it again"
-        ) from error
-    _refuse_unserved(path, config)
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    pairs = {}
-    # The loop calls the output layer itself, on chosen positions: it cannot be routed.
-    output_layer = model.get_output_embeddings()
-    modules = {key: module for key, module in model.named_modules() if module is not output_layer}
-    for key, a in tensors.items():
-        if not key.endswith(".lora_A.weight"):
-            if key.endswith(".lora_B.weight"):
-                continue
-            raise AdapterError(f"adapter {path} holds {key}", expected="LoRA weights of linear layers only")
-        target = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
-        b = tensors.get(key.replace(".lora_A.", ".lora_B."))
-        linear = modules.get(target)
-        linear = linear.base if isinstance(linear, RoutedLinear) else linear
-        if not isinstance(linear, Layer) or b is None:
-            raise AdapterError(
-                f"adapter {path} targets {target}, which the base model lacks or which is its output layer",
-                remedy="use its own base, or train it on inner linear layers",
-            )
-        if (a.shape[0], b.shape[1]) != (rank, rank) or not (a.isfinite().all() and b.isfinite().all()):
-            # A number that is not finite would reach the other rows of a batch: 0 x NaN is NaN.
-            raise AdapterError(
-                f"adapter {path} is damaged: {target} has rank {a.shape[0]} or numbers that are not finite",
-                expected=f"rank {rank} and finite numbers",
-                remedy="train it again",
-            )
-        if (a.shape[1], b.shape[0]) != (linear.in_features, linear.out_features):
-            raise AdapterError(
-                f"adapter {path} does not fit the base model: {target} maps {a.shape[1]} to {b.shape[0]}",
-                expected=f"{linear.in_features} to {linear.out_features}",
-                remedy="use the base model it was trained on",
-            )
-        like = linear.weight if isinstance(linear, nn.Linear) else linear
-        pairs[target] = (
-            a.to(like.device, like.dtype),
-            (b.float() * scaling).to(like.device, like.dtype),
-        )
-    if not pairs:
-        raise AdapterError(f"adapter {path} holds no LoRA weights", expected="lora_A and lora_B tensors")
-    sha256 = file_sha256(weights_file)
-    invocation = tuple(int(token) for token in config.get("alora_invocation_tokens") or ())
-    return LoadedAdapter(
-        name=name,
-        sha256=sha256,
-        key=digest(sha256, scaling, list(invocation)) if invocation else digest(sha256, scaling),
-        rank=rank,
-        pairs=pairs,
-        weights=sum(a.numel() + b.numel() for a, b in pairs.values()),
-        invocation=invocation,
-    )
-
-
-def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
-    unserved = {
-        "peft_type": config.get("peft_type", "LORA") != "LORA",
-        "use_dora": bool(config.get("use_dora")),
-        "modules_to_save": bool(config.get("modules_to_save")),
-        "rank_pattern": bool(config.get("rank_pattern")),
-        "alpha_pattern": bool(config.get("alpha_pattern")),
-        "bias": config.get("bias", "none") != "none",
-        # Others, such as PiSSA, change the base weights as well.
-        "init_lora_weights": config.get("init_lora_weights", True) not in _PLAIN_INITS,
-    }
-    for name, found in unserved.items():
-        if found:
-            raise AdapterError(
-                f"adapter {path} has {name}={config.get(name)!r}",
-                expected="a plain LoRA",
-                remedy="merge it into a model folder, or train it without",
-            )
-
-
 class _Part(NamedTuple):
     """Tokens `start` to `stop` of a pass, which the same adapters serve.
 
@@ -203,7 +91,7 @@ class _Part(NamedTuple):
     stop: int
     adapters: tuple[LoadedAdapter, ...]
     long: bool
-    terms: dict[tuple[str, ...], _Term | None]
+    terms: dict[RoutedLinear, _Term | None]
     gate: torch.Tensor | None
     gates: dict[int, torch.Tensor]
 
@@ -225,26 +113,46 @@ class _Term(NamedTuple):
     layers: int
 
 
+class _Fused(NamedTuple):
+    """All A of a stack, (layers x ranks, in), and the base's weight beside all B, (out, in + ...)."""
+
+    down: Matrix
+    product: Matrix
+    layers: int
+
+
 class AdapterRouter:
     """Which adapter acts on each token of the next forward pass. Shared by all `RoutedLinear` modules.
 
     Attributes:
         parts: The parts of the next pass on which adapters act.
+        layers: The modules that it serves.
     """
 
-    def __init__(self) -> None:
-        """Starts with no adapter."""
+    def __init__(self, *, fusing: bool = True) -> None:
+        """Starts with no adapter. Without `fusing` a pass has the same bits whatever came before it."""
         self.parts: list[_Part] = []
-        self._stacks: dict[tuple[tuple[LoadedAdapter, ...], bool], dict[tuple[str, ...], _Term | None]] = {}
+        self.layers: list[RoutedLinear] = []
+        self._fusing = fusing
+        self._uses: Counter[tuple[LoadedAdapter, ...]] = Counter()
+        self._fused: tuple[LoadedAdapter, ...] = ()
+        self._fused_terms: dict[RoutedLinear, _Fused | None] = {}
+        self._through_fused = False
+        self._stacks: dict[tuple[tuple[LoadedAdapter, ...], bool], dict[RoutedLinear, _Term | None]] = {}
 
     def route(
         self, runs: Sequence[tuple[LoadedAdapter | None, int]], device: torch.device, dtype: torch.dtype
     ) -> None:
         """Sets the adapters of the next forward pass: which one, None for the base, for how many tokens.
 
-        Long runs are served one by one, each by its adapter alone; short ones together, by a stack.
+        Long runs are served one by one, each by its adapter alone; short ones together, by a stack; and all
+        together where the stack is fused.
         """
         self.parts = []
+        self._through_fused = self._is_fused({owner for owner, _ in runs if owner is not None})
+        if self._through_fused:
+            self._stack_up(0, runs, device, dtype)
+            return
         short: list[tuple[LoadedAdapter | None, int]] = []
         start = position = 0
         for owner, count in _joined(runs):
@@ -271,6 +179,8 @@ class AdapterRouter:
         active = tuple(sorted({owner for owner, _ in runs if owner is not None}, key=id))
         if not active:
             return
+        if self._through_fused:
+            active = self._fused
         gate = None
         if len(active) > 1 or any(owner is None for owner, _ in runs):
             owners = torch.repeat_interleave(
@@ -290,25 +200,63 @@ class AdapterRouter:
         key = (adapters, count >= LONG_RUN)
         self.parts.append(_Part(start, start + count, *key, self._stacks.setdefault(key, {}), gate, {}))
 
+    def _is_fused(self, active: set[LoadedAdapter]) -> bool:
+        """Whether the adapters of a whole pass are fused, after counting the pass."""
+        if not active or not self._fusing:
+            return False
+        if active.issubset(self._fused):
+            return True
+        key = tuple(sorted(active, key=id))
+        if key not in self._uses and len(self._uses) >= COUNTED_STACKS:
+            self._uses.clear()
+        self._uses[key] += 1
+        if self._uses[key] < FUSED_AFTER:
+            return False
+        self._uses.clear()
+        # Adapters that take turns are better fused together than in turns.
+        both = tuple(sorted(active.union(self._fused), key=id))
+        fusible = [one for one in (both, key) if sum(adapter.rank for adapter in one) <= FUSED_RANKS]
+        self._fusing = all(isinstance(layer.base, PackedLinear) for layer in self.layers) and (
+            sum(layer.base.weight_bytes for layer in self.layers) <= FUSED_BYTES
+        )
+        if not fusible or not self._fusing:
+            return False
+        self._fused, self._fused_terms = fusible[0], {}
+        return True
+
+    def apply(self, layer: RoutedLinear, inputs: torch.Tensor) -> torch.Tensor:
+        """A layer's output with the adapters' terms."""
+        if self._through_fused:
+            (part,) = self.parts
+            if layer not in self._fused_terms:
+                self._fused_terms[layer] = _fused(part.adapters, layer)
+            fused = self._fused_terms[layer]
+            if fused is not None:
+                flat = inputs.reshape(-1, inputs.shape[-1])
+                terms = fused.down.times(flat, part.gate_for(fused.layers))
+                output = fused.product.times(torch.cat((flat, terms), dim=1))
+                return output.view(*inputs.shape[:-1], -1)
+            return layer.base(inputs)
+        return self.add(layer, inputs, layer.base(inputs))
+
     def add(self, layer: RoutedLinear, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Adds the adapters' terms to a layer's output, which is overwritten, and returns the sum."""
         flat, given = output.view(-1, output.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
         for part in self.parts:
-            if layer.names in part.terms:
-                term = part.terms[layer.names]
+            if layer in part.terms:
+                term = part.terms[layer]
             else:
                 packed = not part.long and isinstance(layer.base, PackedLinear)
-                term = part.terms[layer.names] = _term(part.adapters, layer, packed=packed)
+                term = part.terms[layer] = _term(part.adapters, layer, packed=packed)
             if term is None:
                 continue
             gate = part.gate_for(term.layers)
+            if part.stop - part.start == len(flat):
+                flat = term.up.onto(term.down.times(given, gate), flat)
+                continue
             mine = flat[part.start : part.stop]
             total = term.up.onto(term.down.times(given[part.start : part.stop], gate), mine)
-            if total is mine:
-                continue
-            if len(mine) == len(flat):
-                flat = total
-            else:
+            if total is not mine:
                 mine.copy_(total)
         return flat.view(output.shape)
 
@@ -320,6 +268,27 @@ def _joined(runs: Sequence[tuple[LoadedAdapter | None, int]]) -> list[tuple[Load
 
 def _term(adapters: tuple[LoadedAdapter, ...], layer: RoutedLinear, *, packed: bool) -> _Term | None:
     """Stacks adapters for the layers of one product; None if none of them targets any."""
+    stacked = _stacked(adapters, layer)
+    if stacked is None:
+        return None
+    down, up, layers = stacked
+    return _Term(Matrix(down, packed=packed), Matrix(up, packed=packed), layers)
+
+
+def _fused(adapters: tuple[LoadedAdapter, ...], layer: RoutedLinear) -> _Fused | None:
+    """Stacks adapters beside the weight of a packed layer; None if none of them targets it."""
+    stacked = _stacked(adapters, layer)
+    if stacked is None:
+        return None
+    down, up, layers = stacked
+    weight = torch.cat((layer.base.weight, up), dim=1)
+    return _Fused(Matrix(down, packed=True), Matrix(weight, packed=True, bias=layer.base.bias), layers)
+
+
+def _stacked(
+    adapters: tuple[LoadedAdapter, ...], layer: RoutedLinear
+) -> tuple[torch.Tensor, torch.Tensor, int] | None:
+    """All A, all B, and for how many of a product's layers; None if the adapters target none of them."""
     used = [name for name in layer.names if any(name in adapter.pairs for adapter in adapters)]
     if not used:
         return None
@@ -337,7 +306,7 @@ def _term(adapters: tuple[LoadedAdapter, ...], layer: RoutedLinear, *, packed: b
                 down[row : row + adapter.rank] = a
                 up[first : first + layer.widths[number], row : row + adapter.rank] = b
             row += adapter.rank
-    return _Term(Matrix(down, packed=packed), Matrix(up, packed=packed), len(used))
+    return down, up, len(used)
 
 
 class RoutedLinear(nn.Module):
@@ -349,6 +318,7 @@ class RoutedLinear(nn.Module):
         """Wraps `base`, which computes the layers of these names and widths."""
         super().__init__()
         self.base, self.names, self.widths, self.router = base, names, widths, router
+        router.layers.append(self)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -357,8 +327,8 @@ class RoutedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps (1, tokens, in) to (1, tokens, out), or batches of one adapter."""
-        output: torch.Tensor = self.base(inputs)
-        return self.router.add(self, inputs, output) if self.router.parts else output
+        output: torch.Tensor = self.router.apply(self, inputs) if self.router.parts else self.base(inputs)
+        return output
 
 
 def install_router(model: nn.Module, targets: Sequence[str], router: AdapterRouter) -> None:

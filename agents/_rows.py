@@ -56,7 +56,7 @@ class RowLoop:
     def __init__(self, desk: Desk, *, invariant: bool = False) -> None:
         """`desk` is where jobs wait and end; `invariant` asks for bits that do not depend on others."""
         self.desk, self.invariant = desk, invariant
-        self.router = AdapterRouter()
+        self.router = AdapterRouter(fusing=not invariant)
         self.rows: list[Row] = []
         #: Takes in what has been submitted meanwhile, during a step that takes long.
         self.take_in: Callable[[], None] = lambda: None

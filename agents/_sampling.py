@@ -71,9 +71,7 @@ def draw(
         temperature, filters and grammar). A log-probability is not finite where the logits were not.
     """
     norm, highest, likeliest = _summed(logits)
-    if masks is None and all(
-        p.greedy and p.repetition_penalty == 1.0 and not p.top_logprobs for p in params
-    ):
+    if masks is None and all(p.greedy and p.repetition_penalty == 1.0 and not p.top_logprobs for p in params):
         return Draw(likeliest.tolist(), (highest - norm).tolist(), {})
     logits = logits.float()
     steered = logits
