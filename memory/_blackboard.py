@@ -36,6 +36,7 @@ from docendo.records import JSON, Author
 
 MAX_BODY_BYTES = 1 << 20
 _TURNS = sa.select(_schema.traces.c.id).where(_schema.traces.c.id.in_(sa.bindparam("wanted", expanding=True)))
+_LINK = _schema.links.insert()
 #: Posts indexed in one transaction, so that other writers need not wait long.
 _INDEXED_AT_ONCE = 2000
 
@@ -189,7 +190,7 @@ class Blackboard(Store):
             row = self._posts.append(connection, {**values, "created": time.time()})
             if links:
                 pairs = [{"parent": parent, "child": row["id"]} for parent in links]
-                connection.execute(_schema.links.insert(), pairs)
+                connection.execute(_LINK, pairs)
             _descent.add(self.database, connection, ((_descent.POSTED, turn, row["id"]) for turn in turns))
             trust = self._trust.born(connection, row["id"], links, turns)
         return _posts.build(row, author=stamp, body=content, trust=trust)

@@ -96,6 +96,8 @@ def watched(told: Callable[[int], None] | None) -> Iterator[None]:
         _told.reset(before)
 
 
+# Statements are built once: building one takes longer than running it.
+_ADD_HEAD = _schema.heads.insert()
 _MOVE_HEAD = _schema.heads.update().where(_schema.heads.c.chain == sa.bindparam("chain_name"))
 
 
@@ -111,7 +113,7 @@ class Chain:
         self._content = [column.name for column in table.columns if column.name not in ("hash", "number")]
         heads = _schema.heads
         last = sa.and_(table.c.board == board, table.c.seq == heads.c.seq)
-        # Built once: building a statement takes longer than running it.
+        self._insert = table.insert()
         self._head_query = (
             sa.select(heads.c.seq, heads.c.hash, table.c.hash.label("found"))
             .select_from(heads.outerjoin(table, last))
@@ -133,14 +135,14 @@ class Chain:
         seq, previous = (head.seq + 1, head.hash) if head else (1, START)
         row = {**values, "board": self.board, "seq": seq, "previous": previous}
         row["hash"] = digest(*(row[name] for name in self._content))
-        inserted = connection.execute(self.table.insert(), row)
+        inserted = connection.execute(self._insert, row)
         if "number" in self.table.c:
             (row["number"],) = inserted.inserted_primary_key or (None,)
         link = {"seq": seq, "hash": row["hash"]}
         if head:
             connection.execute(_MOVE_HEAD, {"chain_name": self._name, **link})
         else:
-            connection.execute(_schema.heads.insert(), {"chain": self._name, **link})
+            connection.execute(_ADD_HEAD, {"chain": self._name, **link})
         return row
 
     def intact(self, row: Mapping[Any, Any]) -> bool:

@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -475,10 +476,7 @@ class Database:
         """Inserts rows and leaves those alone whose key is stored already."""
         if not rows:
             return
-        from sqlalchemy.dialects import postgresql, sqlite
-
-        insert = sqlite.insert(table) if self._sqlite else postgresql.insert(table)
-        connection.execute(insert.on_conflict_do_nothing(), list(rows))
+        connection.execute(_insert_new(table, self._engine.dialect.name), list(rows))
 
     @property
     def writable(self) -> bool:
@@ -576,3 +574,12 @@ os.register_at_fork(
     after_in_parent=lambda: _after_fork(child=False),
     after_in_child=lambda: _after_fork(child=True),
 )
+
+
+@cache
+def _insert_new(table: sa.Table, dialect: str) -> Any:
+    """Built once per table: building a statement takes longer than running it."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    return insert.on_conflict_do_nothing()

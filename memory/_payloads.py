@@ -36,6 +36,8 @@ SIGN = '{"\\u0000":"'
 _REFERENCE = re.compile(r'\{"\\u0000":"([A-Za-z0-9_-]{43})"\}')
 INCOMPLETE = "a part of its content is missing or damaged"
 _PLAIN, _DEFLATED = b"t", b"z"
+#: Up to so many bytes of new parts are stored without asking which of them are there.
+_SMALL_BYTES = 8192
 _BATCH = 500
 _BY_HASH = sa.select(_schema.payloads).where(
     _schema.payloads.c.hash.in_(sa.bindparam("wanted", expanding=True))
@@ -74,7 +76,9 @@ def keep(database: Database, connection: sa.Connection, parts: Mapping[str, byte
     """Stores parts that are not there yet. Must run inside a write transaction."""
     names = list(parts)
     there: set[str] = set()
-    for start in range(0, len(names), _BATCH):
+    # What is small is packed sooner than looked up; one that is there is left alone either way.
+    small = sum(map(len, parts.values())) <= _SMALL_BYTES
+    for start in range(0, 0 if small else len(names), _BATCH):
         there.update(connection.scalars(_THERE, {"wanted": names[start : start + _BATCH]}))
     rows = [{"hash": name, "data": _packed(parts[name])} for name in names if name not in there]
     database.insert_new(connection, _schema.payloads, *rows)
