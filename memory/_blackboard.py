@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -187,7 +186,7 @@ class Blackboard(Store):
                     )
             self._require_turns(connection, turns)
             _payloads.keep(self.database, connection, parts)
-            row = self._posts.append(connection, {**values, "created": time.time()})
+            row = self._posts.append(connection, {**values, "created": self.database.now()})
             if links:
                 pairs = [{"parent": parent, "child": row["id"]} for parent in links]
                 connection.execute(_LINK, pairs)
@@ -332,19 +331,19 @@ class Blackboard(Store):
             total = int(connection.scalar(sa.select(sa.func.max(_schema.posts.c.number))) or 0)
             tail = _posts.all_terms(connection, after=_search.mark(connection))
             candidates = _search.Candidates(connection, query, places, total=total, tail=tail)
-            numbers = candidates.best(4 * limit + 50)
-            rows = [
-                row
-                for start in range(0, len(numbers), 500)
-                for row in connection.execute(_posts.BY_NUMBER, {"numbers": numbers[start : start + 500]})
-            ]
-            found = dict(zip((row.number for row in rows), self._trust.built(connection, rows), strict=True))
-        scores = candidates.score({number: _search.text_of(post.body) for number, post in found.items()})
-        hits = [
-            Hit(post=post, score=scores[number])
-            for number, post in found.items()
-            if scores[number] > 0 and trust in (None, post.trust)
-        ]
+            # Compared by their texts: to make a post, with author and trust, takes several times as long.
+            bodies = _posts.bodies(connection, self._posts, candidates.best(_search.candidates(limit)))
+            scores = candidates.score({number: _search.text_of(body) for number, body in bodies.items()})
+            ranked = sorted((-score, -number) for number, score in scores.items() if score > 0)
+            hits: list[Hit] = []
+            for start in range(0, len(ranked), limit):
+                part = {-number: -score for score, number in ranked[start : start + limit]}
+                rows = _posts.by_numbers(connection, list(part))
+                found = zip((row.number for row in rows), self._trust.built(connection, rows), strict=True)
+                kept = [(number, post) for number, post in found if trust in (None, post.trust)]
+                hits += [Hit(post=post, score=part[number]) for number, post in kept]
+                if len(hits) >= limit:
+                    break
         return sorted(hits, key=lambda hit: (-hit.score, -hit.post.seq))[:limit]
 
     def subscribe(

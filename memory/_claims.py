@@ -118,10 +118,10 @@ class Table:
         held = self.claims.get(name)
         if held is None:
             return True
-        if held.state in ("done", "failed") or held.count >= ATTEMPTS:
+        if held.state in ("done", "failed"):
             return False
         # A worker that was started again under its name takes up its own claim at once.
-        return not held.live(now) or held.worker == worker
+        return held.worker == worker if held.live(now) else held.count < ATTEMPTS
 
     def waiting(self, offers: Sequence[str], now: float) -> list[str]:
         """Those of the volunteers in `offers` that hold no place and may claim one, in the same order."""
@@ -161,6 +161,9 @@ class Table:
         # Who holds a place already need not be among the first for it.
         if ranked and not (mine and mine.live(now)) and self.waiting(offers, now).index(name) >= free:
             return None
+        if mine and mine.state == "held" and mine.live(now):
+            # Its own, taken up again by a worker that was killed: what it does next is what it did before.
+            return self.having({name: mine.replace(expires=claim.expires)})
         claim = claim.replace(count=mine.count + 1 if mine else 1)
         changed = {name: claim}
         kept = {other: held for other, held in others.items() if held.state in ("held", "done")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from docendo.errors import DataError, IntegrityError
 from docendo.memory import _payloads, _schema, _search, _text
-from docendo.memory._chain import Damage
+from docendo.memory._chain import Chain, Damage
 from docendo.records import Author, Record
 
 Trust = Literal["unverified", "verified", "quarantined"]
@@ -94,6 +94,29 @@ _AS_THEY_ARE = (
 )
 
 
+def by_numbers(connection: sa.Connection, numbers: Sequence[int]) -> list[sa.Row[Any]]:
+    """Rows of posts with their latest trust event, by the database's numbers, in any order."""
+    return [
+        row
+        for start in range(0, len(numbers), _BATCH)
+        for row in connection.execute(BY_NUMBER, {"numbers": numbers[start : start + _BATCH]})
+    ]
+
+
+def bodies(connection: sa.Connection, chain: Chain, numbers: Sequence[int]) -> dict[int, Any]:
+    """The bodies of posts by the database's numbers.
+
+    Raises:
+        IntegrityError: if a post is damaged, naming it.
+    """
+    found: dict[int, str] = {}
+    for start in range(0, len(numbers), _BATCH):
+        for row in connection.execute(_ROWS, {"numbers": numbers[start : start + _BATCH]}):
+            chain.check(row._mapping)
+            found[row.number] = row.body
+    return dict(zip(found, _payloads.load(connection, found.values()), strict=True))
+
+
 def known_trust(level: str) -> None:
     """Raises a `DataError` if a trust level is none."""
     if level not in RANK:
@@ -118,7 +141,9 @@ def _with_trust(*columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
 _POSTS = _with_trust(*_schema.posts.columns)
 _HERE = (_schema.posts.c.id == sa.bindparam("post_id"), _schema.posts.c.board == sa.bindparam("on_board"))
 BY_ID = _POSTS.where(*_HERE)
-BY_NUMBER = _POSTS.where(_schema.posts.c.number.in_(sa.bindparam("numbers", expanding=True)))
+_NUMBERED = _schema.posts.c.number.in_(sa.bindparam("numbers", expanding=True))
+BY_NUMBER = _POSTS.where(_NUMBERED)
+_ROWS = sa.select(_schema.posts).where(_NUMBERED)
 _WANTED = _schema.posts.c.id.in_(sa.bindparam("wanted", expanding=True))
 BY_IDS = sa.select(_schema.posts).where(_WANTED)
 LEVELS = _with_trust(_schema.posts.c.id, _schema.posts.c.board).where(_WANTED)

@@ -117,14 +117,7 @@ class Requests:
         for name, seconds in (("deadline", deadline), ("window", window), ("patience", patience)):
             if seconds is not None and not 0 <= seconds < 1e9:
                 raise ConfigError(f"{name} is {seconds}", expected="seconds, 0 or more")
-        now = self.board.database.now()
-        opens = now + window
-        content |= {
-            "places": places,
-            "opens": opens,
-            "yields": None if patience is None else opens + patience,
-            "deadline": None if deadline is None else now + deadline,
-        }
+        content |= {"places": places, "window": window, "patience": patience, "deadline": deadline}
         post = self.board.post(
             "request",
             content,
@@ -199,7 +192,8 @@ class Requests:
             request: The request.
             author: The volunteer.
             worker: Name of the process that works on it, by default host and process id. One that was
-                killed and started again under the same name need not wait for its own lease.
+                killed and started again under the same name takes up its own claim, which is the same
+                attempt; it need not wait for its own lease.
             lease: Seconds until the claim lapses unless it is renewed.
         """
         _check_lease(lease)
@@ -217,12 +211,14 @@ class Requests:
             if granted is None:
                 return None
             self._write(request.id, granted, author=author, expected=version)
+        held = granted.claims[author.agent]
         return Claim(
             request=request.id,
             volunteer=author.agent,
             worker=worker,
-            token=wanted.token,
-            expires=wanted.expires,
+            token=held.token,
+            attempt=held.count,
+            expires=held.expires,
             offer=offers[names.index(author.agent)].id,
         )
 
@@ -265,7 +261,7 @@ class Requests:
         asker does not get it.
         """
         content: dict[str, JSON] = {"text": body} if isinstance(body, str) else dict(body)
-        board, key = self.board, f"{_key(claim.request)}/response/{claim.token}"
+        board, key = self.board, f"{_key(claim.request)}/response/{claim.volunteer}/{claim.attempt}"
         request = self.get(claim.request)
         with board.database.transaction():
             version, table = self._table(claim.request)
@@ -273,7 +269,7 @@ class Requests:
             late = held is None or table.ended is not None or request.rules.past(board.database.now())
             post = board.find(key) or board.post(
                 "response",
-                {**content, "late": late, "token": claim.token},
+                {**content, "late": late},
                 author=author,
                 key=key,
                 run=request.run,

@@ -58,6 +58,11 @@ def words(text: str) -> list[str]:
     return [word[:_WORD_LENGTH] for word in _WORD.findall(folded)]
 
 
+def candidates(limit: int) -> int:
+    """How many posts are compared for so many hits: of the heaviest words the newest."""
+    return 2 * limit + 30
+
+
 def text_of(body: Any) -> str:
     """All text of a post's body, in the order of its fields."""
     return "\n".join(_texts(body))

@@ -13,7 +13,7 @@ from docendo.records import Author, Record
 
 REQUESTS, OFFERS, RESPONSES = "requests", "offers", "responses"
 #: Fields of a request's body that `Requests.ask` writes.
-FIELDS = ("text", "places", "opens", "yields", "deadline")
+FIELDS = ("text", "places", "window", "patience", "deadline")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,7 @@ class Claim(Record):
         volunteer: Name of the volunteer.
         worker: Who works on it.
         token: Fencing token: higher for every later claim to the request.
+        attempt: Which claim of this volunteer to the request it is, from 1.
         expires: When the lease runs out, by the database's clock.
         offer: Id of the volunteer's offer.
     """
@@ -58,6 +59,7 @@ class Claim(Record):
     volunteer: str
     worker: str
     token: int
+    attempt: int
     expires: float
     offer: str
 
@@ -105,7 +107,7 @@ class Outcome(Record):
 def channels(askers: Sequence[str]) -> tuple[Channel, ...]:
     """The channels of requests: the roles in `askers` ask, and alone read offers and responses."""
     roles = tuple(askers)
-    fields: dict[str, FieldType] = {"text": "string", "late": "boolean", "token": "integer"}
+    fields: dict[str, FieldType] = {"text": "string", "late": "boolean"}
     return (
         Channel(name=REQUESTS, kinds=("request",), fields={"text": "string"}, writers=roles),
         Channel(name=OFFERS, kinds=("offer",), fields={"confidence": "number"}, readers=roles),
@@ -116,14 +118,20 @@ def channels(askers: Sequence[str]) -> tuple[Channel, ...]:
 def read_request(post: Post) -> BoardRequest:
     """Reads a request from its post."""
     body = post.body
+    # The body holds spans and no times, so that a run that is repeated posts the same.
+    opens = post.created + body["window"]
+    rules = Rules(
+        places=body["places"],
+        opens=opens,
+        yields=None if body["patience"] is None else opens + body["patience"],
+        deadline=None if body["deadline"] is None else post.created + body["deadline"],
+    )
     return BoardRequest(
         id=post.id,
         seq=post.seq,
         text=body["text"],
         author=post.author,
-        rules=Rules(
-            places=body["places"], opens=body["opens"], yields=body["yields"], deadline=body["deadline"]
-        ),
+        rules=rules,
         details={name: value for name, value in body.items() if name not in FIELDS},
         run=post.run,
         item=post.item,
@@ -139,5 +147,5 @@ def read_response(post: Post, offer: Post) -> Response:
         text=body["text"],
         confidence=float(offer.body["confidence"]),
         late=body["late"],
-        details={name: value for name, value in body.items() if name not in ("text", "late", "token")},
+        details={name: value for name, value in body.items() if name not in ("text", "late")},
     )

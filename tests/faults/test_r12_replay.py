@@ -116,10 +116,6 @@ def spoil(broken: str) -> None:
         Student.messages = counting  # type: ignore[method-assign,assignment]
 
 
-KNOWN = {
-    "blackboard": "requests hold clock times and responses the number of their claim, which a kill raises; "
-    "after three kills a volunteer is not asked again"
-}
 #: How each graph is built, by the name of its builder.
 GRAPHS: dict[str, Callable[[Any, Any], Any]] = {}
 
@@ -347,7 +343,7 @@ def test_graphs(bar: Any, server: Server, tmp_path: Path, name: str) -> None:
     assert name in GRAPHS, f"a new graph: say in {Path(__file__).name} how it is built"
     problems, steps = three_times(server, tmp_path, "graph", name, items=bar.size(4, short=1))
     reached = {"forced resumes": steps}
-    bar.part(f"graph {name}", cases=3, failed=problems, needed=3, reached=reached, known=KNOWN.get(name, ""))
+    bar.part(f"graph {name}", cases=3, failed=problems, needed=3, reached=reached)
 
 
 @pytest.mark.parametrize("name", recipe_ids())
