@@ -44,7 +44,7 @@ class Post(Record):
         body: The content, JSON.
         trust: What it is held to be now.
         key: Idempotency key: the same key is the same post.
-        created: When it was written, in seconds since 1970.
+        created: When it was written, in seconds since 1970, by the database's clock.
         hash: Covers the content and the hash of the post before it.
     """
 
