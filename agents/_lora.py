@@ -27,8 +27,9 @@ from docendo.agents._linear import JointPart, Matrix, PackedLinear
 #: From so many tokens on, an adapter's own small products are cheaper than its share of a stack, and plain
 #: products in place cheaper than packed ones.
 LONG_RUN = 64
-#: Passes after which a stack is fused: by then it has paid for the packing (0.3 s against some 10 ms a pass).
-FUSED_AFTER = 64
+#: Passes after which a stack is fused: then what they would have saved is what the packing takes (0.3 s, some
+#: 10 ms a pass), so that it never costs more than twice what it could have.
+FUSED_AFTER = 32
 #: Ranks that are fused together: 128 of them lengthen a product of 576 inputs by a fifth.
 FUSED_RANKS = 128
 #: Base weights up to this size are fused, of which there are then two copies.

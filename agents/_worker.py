@@ -20,6 +20,11 @@ from docendo.errors import DeadlineExceeded, EngineClosed
 
 _log = logging.getLogger("docendo.engine")
 _CLOSED = "the engine is closed; load it again"
+#: Seconds in which an idle engine lets in callers that submit together: their threads need Python's lock,
+#: which the first pass would keep. It ends when nobody has come for so long; a step takes fifty times that.
+HANDOVER = 0.0005
+#: Seconds after which the first pass begins in any case.
+MOST_HANDOVER = 0.005
 
 
 class Worker:
@@ -174,12 +179,23 @@ class Worker:
     def _wait(self) -> bool:
         """Waits for something to do and takes in what has arrived; returns whether to go on."""
         with self._condition:
+            idle = not self.loop.busy
             while not self._closing:
                 self._take_in()
                 late = self.loop.next_deadline - time.monotonic()
                 if (self.loop.busy and not self._pauses) or late <= 0:
                     break
                 self._condition.wait(None if late == math.inf else late)
+            if idle:
+                self._let_in()
             self._take_in()
             self._stepping = not self._closing
             return self._stepping
+
+    def _let_in(self) -> None:
+        """Lets callers finish that submit at this moment, so that the first of many has no pass alone."""
+        until = time.monotonic() + MOST_HANDOVER
+        while not self._closing and not self._pauses and time.monotonic() < until:
+            if not self._condition.wait_for(lambda: bool(self._incoming) or self._closing, HANDOVER):
+                return
+            self._take_in()
