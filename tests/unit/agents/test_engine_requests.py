@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from docendo.agents import Engine, tiny_model
+from docendo.agents import Engine, _worker, tiny_model
 from docendo.agents._loop import MIXED_TOKENS
 from docendo.errors import DeadlineExceeded, EngineClosed
 from docendo.records import EngineEvent, Grammar, Request, Result, SamplingParams, ScoreRequest
@@ -150,6 +150,19 @@ def test_a_deadline_passes_while_the_engine_is_paused(engine: Engine) -> None:
         assert not on_time.done()
     assert on_time.result(20).text
     assert_empty(engine)
+
+
+def test_callers_that_submit_together_share_the_first_pass(
+    engine: Engine, watch: Callable[[Engine], list[tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_worker, "HANDOVER", 0.5)
+    monkeypatch.setattr(_worker, "MOST_HANDOVER", 10.0)
+    passes = watch(engine)
+    prompts = [tuple(range(10 * number, 10 * number + 20)) for number in range(1, 4)]
+    futures = [engine.submit(ask(prompt, 1)) for prompt in prompts]
+    for future in futures:
+        future.result(20)
+    assert passes == [(3, 60)]
 
 
 def test_a_row_that_began_before_a_pause_keeps_its_deadline(engine: Engine) -> None:
