@@ -460,12 +460,15 @@ class Engine:
         with self.paused():
             install_router(self._model, list(adapter.pairs), self._worker.loop.router)
             self._adapters[name] = adapter
+            self._worker.loop.router.keep(set(self._adapters.values()))
         return adapter.sha256
 
     def drop_adapter(self, name: str) -> None:
         """Forgets an adapter; requests that already run with it finish."""
         self._adapter(name)
-        del self._adapters[name]
+        with self.paused():
+            del self._adapters[name]
+            self._worker.loop.router.keep(set(self._adapters.values()))
 
     def adapters(self) -> dict[str, str]:
         """Names of the loaded adapters and their SHA-256."""

@@ -136,6 +136,7 @@ class AdapterRouter:
         self.layers: list[RoutedLinear] = []
         self._fusing = fusing
         self._uses: Counter[tuple[LoadedAdapter, ...]] = Counter()
+        self._loaded: set[LoadedAdapter] = set()
         self._fused: tuple[LoadedAdapter, ...] = ()
         self._fused_terms: dict[RoutedLinear, _Fused | None] = {}
         self._through_fused = False
@@ -215,22 +216,39 @@ class AdapterRouter:
             return False
         self._uses.clear()
         # Adapters that take turns are better fused together than in turns.
-        both = tuple(sorted(active.union(self._fused), key=id))
+        both = tuple(sorted(active.union(self._loaded.intersection(self._fused)), key=id))
         fusible = [one for one in (both, key) if sum(adapter.rank for adapter in one) <= FUSED_RANKS]
         self._fusing = all(isinstance(layer.base, PackedLinear) for layer in self.layers) and (
             sum(layer.base.weight_bytes for layer in self.layers) <= FUSED_BYTES
         )
+        if not self._fusing:
+            self._unfuse()
         if not fusible or not self._fusing:
             return False
         self._fused, self._fused_terms = fusible[0], {}
         return True
+
+    def keep(self, loaded: set[LoadedAdapter]) -> None:
+        """Says which adapters are loaded: what is fused is let go when none of them is any more."""
+        self._loaded = loaded
+        if not loaded.intersection(self._fused):
+            self._unfuse()
+
+    def _unfuse(self) -> None:
+        self._fused, self._fused_terms, self._through_fused = (), {}, False
 
     def apply(self, layer: RoutedLinear, inputs: torch.Tensor) -> torch.Tensor:
         """A layer's output with the adapters' terms."""
         if self._through_fused:
             (part,) = self.parts
             if layer not in self._fused_terms:
-                self._fused_terms[layer] = _fused(part.adapters, layer)
+                try:
+                    self._fused_terms[layer] = _fused(part.adapters, layer)
+                except RuntimeError:
+                    # No memory for a second copy: this pass is lost, later ones go without.
+                    self._fusing = False
+                    self._unfuse()
+                    raise
             fused = self._fused_terms[layer]
             if fused is not None:
                 flat = inputs.reshape(-1, inputs.shape[-1])

@@ -297,11 +297,11 @@ def _steps(cache: SlotCache, layout: Layout, query: torch.Tensor, how: _How) -> 
         slots = slice(layout.first + begin, layout.first + end)
         keys = cache.keys[cache.layer, slots, :span].transpose(1, 2)
         values = cache.values[cache.layer, slots, :span].transpose(1, 2)
-        mask = layout.masks.get((how.window, begin))
+        mask = layout.masks.get((how.window, heads, begin))
         if mask is None:
             last = torch.tensor(layout.starts[begin:end], device=query.device)[:, None, None, None]
             mask = _mask(torch.arange(span, device=query.device), last, how.window, query)
-            layout.masks[how.window, begin] = mask = mask.expand(-1, -1, heads // kv, -1)
+            layout.masks[how.window, heads, begin] = mask = mask.expand(-1, -1, heads // kv, -1)
         parts.append(_attend(grouped[begin:end], keys, values, mask, how).reshape(end - begin, heads, -1))
     return parts
 
@@ -335,7 +335,7 @@ def _stretch(
         first = stretch.start + begin
         last = first + min(QUERY_BLOCK, width - begin)
         low = max(0, first - how.window + 1) if how.window else 0
-        place = (how.window, first - low, last - first)
+        place = (how.window, heads, first - low, last - first)
         mask = layout.masks.get(place)
         if mask is None:
             seen = torch.arange(low, last, device=query.device)
@@ -344,7 +344,7 @@ def _stretch(
         # Here they stand where further positions would: keys are read once for all of them.
         block = grouped[:, :, begin : begin + QUERY_BLOCK].reshape(1, kv, -1, size)
         output = _attend(block, keys[None, :, low:last], values[None, :, low:last], mask, how)
-        parts.append(output.view(heads, last - first, -1).transpose(0, 1))
+        parts.append(output.reshape(heads, last - first, -1).transpose(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -213,13 +213,17 @@ class Worker:
             entry.offered = [
                 volunteer
                 for volunteer in entry.offered
-                if self._requests.may_claim(entry.request, author=volunteer.author)
+                if self._requests.may_claim(entry.request, author=volunteer.author, worker=self.name)
             ]
             if not entry.offered:
                 del self._pending[entry.request.id]
 
     async def _judge(self, request: BoardRequest) -> None:
-        free = [v for v in self.volunteers if self._requests.may_claim(request, author=v.author)]
+        free = [
+            volunteer
+            for volunteer in self.volunteers
+            if self._requests.may_claim(request, author=volunteer.author, worker=self.name)
+        ]
         entry = _Pending(request, _context(self.board, request))
         made = await asyncio.gather(*(self._offer(entry, volunteer) for volunteer in free))
         entry.offered = [volunteer for volunteer, offered in zip(free, made, strict=True) if offered]

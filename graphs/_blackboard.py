@@ -177,14 +177,13 @@ class _Nodes:
                 continue
             helper = here[name]
             # Nobody else runs this run, so what it claimed before it was killed is its own.
-            claim = requests.claim(
-                request, author=helper.author, worker=f"run {context.run}", lease=self.lease
-            )
+            worker = f"run {context.run}"
+            claim = requests.claim(request, author=helper.author, worker=worker, lease=self.lease)
             if claim is not None:
                 work = fulfil(requests, claim, helper, context, lease=self.lease)
                 tasks[asyncio.create_task(work)] = name
             else:
-                left = left or requests.may_claim(request, author=helper.author)
+                left = left or requests.may_claim(request, author=helper.author, worker=worker)
         return left
 
     async def merge(self, state: BlackboardState, context: RunContext) -> dict[str, Any]:

@@ -331,8 +331,9 @@ class Blackboard(Store):
             total = int(connection.scalar(sa.select(sa.func.max(_schema.posts.c.number))) or 0)
             tail = _posts.all_terms(connection, after=_search.mark(connection))
             candidates = _search.Candidates(connection, query, places, total=total, tail=tail)
+            most = _search.candidates(limit, chosen=trust is not None)
             # Compared by their texts: to make a post, with author and trust, takes several times as long.
-            bodies = _posts.bodies(connection, self._posts, candidates.best(_search.candidates(limit)))
+            bodies = _posts.bodies(connection, self._posts, candidates.best(most))
             scores = candidates.score({number: _search.text_of(body) for number, body in bodies.items()})
             ranked = sorted((-score, -number) for number, score in scores.items() if score > 0)
             hits: list[Hit] = []

@@ -20,6 +20,8 @@ RequestState = Literal["open", "claimed", "answered", "unanswered", "expired"]
 
 #: How often one volunteer may claim one request: a request that kills its worker must not do so for ever.
 ATTEMPTS = 3
+#: How often a worker may take up a claim of its own that runs: every step of a run may be killed and resumed.
+TAKE_UPS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class Held(Record):
         expires: When the lease runs out.
         state: What became of it.
         count: How often this volunteer has claimed it.
+        taken_up: How often its worker has taken this claim up again.
         response: Id of the response's post, once it is done.
     """
 
@@ -61,6 +64,7 @@ class Held(Record):
     expires: float
     state: Standing = "held"
     count: int = 1
+    taken_up: int = 0
     response: str = ""
 
     def live(self, now: float) -> bool:
@@ -121,7 +125,9 @@ class Table:
         if held.state in ("done", "failed"):
             return False
         # A worker that was started again under its name takes up its own claim at once.
-        return held.worker == worker if held.live(now) else held.count < ATTEMPTS
+        if held.live(now):
+            return held.worker == worker and held.taken_up < TAKE_UPS
+        return held.count < ATTEMPTS
 
     def waiting(self, offers: Sequence[str], now: float) -> list[str]:
         """Those of the volunteers in `offers` that hold no place and may claim one, in the same order."""
@@ -163,7 +169,8 @@ class Table:
             return None
         if mine and mine.state == "held" and mine.live(now):
             # Its own, taken up again by a worker that was killed: what it does next is what it did before.
-            return self.having({name: mine.replace(expires=claim.expires)})
+            # Under a token of its own, so that the one before it, should it live, can end nothing any more.
+            return self.having({name: claim.replace(count=mine.count, taken_up=mine.taken_up + 1)})
         claim = claim.replace(count=mine.count + 1 if mine else 1)
         changed = {name: claim}
         kept = {other: held for other, held in others.items() if held.state in ("held", "done")}

@@ -149,7 +149,8 @@ class Requests:
         if not {REQUESTS, OFFERS, RESPONSES} <= set(self.board.channels()):
             return
         for post in self.board.posts(channel=REQUESTS, after=after):
-            if post.trust != "quarantined":
+            # One that was not made by `ask` is nobody's to answer, and must not end a worker.
+            if post.trust != "quarantined" and set(FIELDS) <= set(post.body):
                 yield read_request(post)
 
     def offer(self, request: BoardRequest, confidence: float, *, author: Author) -> Post:
@@ -262,16 +263,20 @@ class Requests:
         """
         content: dict[str, JSON] = {"text": body} if isinstance(body, str) else dict(body)
         board, key = self.board, f"{_key(claim.request)}/response/{claim.volunteer}/{claim.attempt}"
+        offer = board.get(claim.offer)
         request = self.get(claim.request)
         with board.database.transaction():
             version, table = self._table(claim.request)
+            last = table.claims.get(claim.volunteer)
+            if last is not None and (last.state, last.token) == ("done", claim.token):
+                return read_response(board.get(last.response), offer)
             held = self._own(table, claim)
             late = held is None or table.ended is not None or request.rules.past(board.database.now())
-            post = board.find(key) or board.post(
+            post = board.post(
                 "response",
                 {**content, "late": late},
                 author=author,
-                key=key,
+                key=f"{key}/late/{claim.token}" if late else key,
                 run=request.run,
                 item=request.item,
                 parents=[request.id, claim.offer],
@@ -282,7 +287,7 @@ class Requests:
                 self._write(
                     claim.request, table.having({claim.volunteer: done}), author=author, expected=version
                 )
-        return read_response(post, board.get(claim.offer))
+        return read_response(post, offer)
 
     def responses(self, request: BoardRequest, *, reader: Author) -> list[Response]:
         """Returns all responses, late ones too, in the order in which they came.
@@ -302,15 +307,18 @@ class Requests:
         """When the next thing happens to the request by time alone, such as the end of a lease."""
         return self._table(request.id)[1].moment(request.rules, self.board.database.now())
 
-    def may_claim(self, request: BoardRequest, *, author: Author) -> bool:
-        """Whether this volunteer might still get a place, now or later."""
+    def may_claim(self, request: BoardRequest, *, author: Author, worker: str = "") -> bool:
+        """Whether this volunteer might still get a place, now or later; `worker` as for `claim`."""
         _, table = self._table(request.id)
         now = self.board.database.now()
         over = table.ended is not None or request.rules.past(now)
         return (
             not over
             and len(table.done()) < request.rules.places
-            and table.may_still(author.agent, self.board.process, now + 1e9)
+            and any(
+                table.may_still(author.agent, worker or self.board.process, moment)
+                for moment in (now, now + 1e9)
+            )
         )
 
     def collect(

@@ -58,9 +58,12 @@ def words(text: str) -> list[str]:
     return [word[:_WORD_LENGTH] for word in _WORD.findall(folded)]
 
 
-def candidates(limit: int) -> int:
-    """How many posts are compared for so many hits: of the heaviest words the newest."""
-    return 2 * limit + 30
+def candidates(limit: int, *, chosen: bool) -> int:
+    """How many posts are compared for so many hits: of the heaviest words the newest.
+
+    More if hits are chosen by what the index does not know, such as trust.
+    """
+    return 4 * limit + 50 if chosen else 2 * limit + 30
 
 
 def text_of(body: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from docendo.errors import DataError
 from docendo.memory._channels import Channel, FieldType
 from docendo.memory._claims import RequestState, Rules
 from docendo.memory._posts import Post
@@ -118,6 +119,10 @@ def channels(askers: Sequence[str]) -> tuple[Channel, ...]:
 def read_request(post: Post) -> BoardRequest:
     """Reads a request from its post."""
     body = post.body
+    if missing := [name for name in FIELDS if name not in body]:
+        raise DataError(
+            f"request {post.id} has no {missing[0]}", expected=", ".join(FIELDS), remedy="use Requests.ask"
+        )
     # The body holds spans and no times, so that a run that is repeated posts the same.
     opens = post.created + body["window"]
     rules = Rules(

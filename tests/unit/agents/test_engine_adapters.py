@@ -180,6 +180,8 @@ def test_stacks_are_fused_when_they_have_paid_for_it(
             patch.setattr(_lora, "FUSED_RANKS", sum(adapter.rank for adapter in router._fused))
             half.generate(ask(third, count=5))
         assert fused() == {third}
+        half.drop_adapter(third)
+        assert router._fused == ()
     for limit, more in (("FUSED_BYTES", {}), ("FUSED_RANKS", {}), (None, {"determinism": "invariant"})):
         with monkeypatch.context() as patch, Engine.load(tiny_model_dir, **options, **more) as half:
             if limit:

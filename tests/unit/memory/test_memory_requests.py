@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from docendo.errors import AccessError, ConfigError, DataError
 from docendo.memory import Blackboard, Requests
-from docendo.memory._claims import ATTEMPTS, Held, Rules, Table
+from docendo.memory._claims import ATTEMPTS, TAKE_UPS, Held, Rules, Table
 from docendo.records import Author
 
 MAIN = Author(agent="main", role="main")
@@ -188,6 +188,40 @@ def test_a_request_that_kills_its_worker_is_left_alone_after_some_attempts(reque
         clock[0] += 2
     assert requests.claim(request, author=who("a")) is None
     assert not requests.may_claim(request, author=who("a"))
+
+
+def test_a_claim_that_is_taken_up_is_the_same_attempt_under_a_token_of_its_own(requests, clock):
+    request = ask(requests, deadline=None)
+    requests.offer(request, 0.5, author=who("a"))
+    old = requests.claim(request, author=who("a"), worker="w")
+    new = requests.claim(request, author=who("a"), worker="w")
+    assert (new.attempt, new.token > old.token) == (old.attempt, True)
+    # The one before it lives after all: it can end nothing, and its answer is late.
+    assert requests.release(old, author=who("a")) is False
+    assert requests.renew(old, author=who("a")) is None
+    first = requests.respond(new, "new", author=who("a"))
+    assert (first.text, first.late) == ("new", False)
+    assert requests.respond(new, "new again", author=who("a")) == first
+    late = requests.respond(old, "old", author=who("a"))
+    assert (late.text, late.late) == ("old", True)
+    assert [answer.text for answer in requests.collect(request, reader=MAIN).responses] == ["new"]
+
+
+def test_a_request_that_kills_its_worker_at_once_is_left_alone_as_well(requests, clock):
+    request = ask(requests, deadline=None)
+    requests.offer(request, 0.5, author=who("a"))
+    for _ in range(TAKE_UPS + 1):
+        assert requests.may_claim(request, author=who("a"), worker="w")
+        assert requests.claim(request, author=who("a"), worker="w", lease=10)
+    assert requests.claim(request, author=who("a"), worker="w") is None
+
+
+def test_what_is_no_request_ends_no_worker(requests, board):
+    board.post("request", {"text": "?"}, author=MAIN, key="odd", channel="requests")
+    request = ask(requests)
+    assert [found.id for found in requests.posted()] == [request.id]
+    with pytest.raises(DataError, match="has no places"):
+        requests.get(board.find("odd").id)
 
 
 def test_a_deadline_expires_a_request_and_collecting_leaves_it_unanswered(requests, clock):
