@@ -30,9 +30,10 @@ LONG_RUN = 64
 #: Passes after which a stack is fused: then what they would have saved is what the packing takes (0.3 s, some
 #: 10 ms a pass), so that it never costs more than twice what it could have.
 FUSED_AFTER = 32
-#: Ranks that are fused together: 128 of them lengthen a product of 576 inputs by a fifth.
+#: Ranks that are fused together: 128 of them lengthen a product of 576 inputs by a fifth where it serves one
+#: layer, by two thirds where it serves three.
 FUSED_RANKS = 128
-#: Base weights up to this size are fused, of which there are then two copies.
+#: Base weights up to this size are fused, of which there are then two copies. Packing takes 0.3 s for 0.2 GB.
 FUSED_BYTES = 1 << 30
 #: Stacks whose passes are counted.
 COUNTED_STACKS = 256

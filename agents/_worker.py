@@ -21,7 +21,8 @@ from docendo.errors import DeadlineExceeded, EngineClosed
 _log = logging.getLogger("docendo.engine")
 _CLOSED = "the engine is closed; load it again"
 #: Seconds in which an idle engine lets in callers that submit together: their threads need Python's lock,
-#: which the first pass would keep. It ends when nobody has come for so long; a step takes fifty times that.
+#: which the first pass would keep. It ends when nobody has come for so long; a step of SmolLM2-135M takes
+#: sixty times that.
 HANDOVER = 0.0005
 #: Seconds after which the first pass begins in any case.
 MOST_HANDOVER = 0.005

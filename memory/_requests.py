@@ -149,9 +149,13 @@ class Requests:
         if not {REQUESTS, OFFERS, RESPONSES} <= set(self.board.channels()):
             return
         for post in self.board.posts(channel=REQUESTS, after=after):
-            # One that was not made by `ask` is nobody's to answer, and must not end a worker.
-            if post.trust != "quarantined" and set(FIELDS) <= set(post.body):
-                yield read_request(post)
+            if post.trust == "quarantined":
+                continue
+            try:
+                request = read_request(post)
+            except DataError:
+                continue  # not made by `ask`: nobody's to answer, and it must not end a worker
+            yield request
 
     def offer(self, request: BoardRequest, confidence: float, *, author: Author) -> Post:
         """Offers to answer, once per volunteer; a second offer is the first one.

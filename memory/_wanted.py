@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from docendo.checks import is_number
 from docendo.errors import DataError
 from docendo.memory._channels import Channel, FieldType
 from docendo.memory._claims import RequestState, Rules
@@ -117,12 +118,18 @@ def channels(askers: Sequence[str]) -> tuple[Channel, ...]:
 
 
 def read_request(post: Post) -> BoardRequest:
-    """Reads a request from its post."""
+    """Reads a request from its post.
+
+    Raises:
+        DataError: if it was not made by `Requests.ask`.
+    """
     body = post.body
-    if missing := [name for name in FIELDS if name not in body]:
-        raise DataError(
-            f"request {post.id} has no {missing[0]}", expected=", ".join(FIELDS), remedy="use Requests.ask"
-        )
+    for name in FIELDS[1:]:
+        value = body.get(name)
+        if not (is_number(value) or (value is None and name in body and name in ("patience", "deadline"))):
+            raise DataError(
+                f"request {post.id} has the {name} {value!r}", expected="a number", remedy="use Requests.ask"
+            )
     # The body holds spans and no times, so that a run that is repeated posts the same.
     opens = post.created + body["window"]
     rules = Rules(

@@ -218,9 +218,11 @@ def test_a_request_that_kills_its_worker_at_once_is_left_alone_as_well(requests,
 
 def test_what_is_no_request_ends_no_worker(requests, board):
     board.post("request", {"text": "?"}, author=MAIN, key="odd", channel="requests")
+    spans = {"places": 1, "window": "soon", "patience": None, "deadline": None}
+    board.post("request", {"text": "?", **spans}, author=MAIN, key="odder", channel="requests")
     request = ask(requests)
     assert [found.id for found in requests.posted()] == [request.id]
-    with pytest.raises(DataError, match="has no places"):
+    with pytest.raises(DataError, match="has the places None"):
         requests.get(board.find("odd").id)
 
 
