@@ -460,7 +460,7 @@ class Engine:
         with self.paused():
             install_router(self._model, list(adapter.pairs), self._worker.loop.router)
             self._adapters[name] = adapter
-            self._worker.loop.router.keep(set(self._adapters.values()))
+            self._worker.loop.router.fusing.keep(set(self._adapters.values()))
         return adapter.sha256
 
     def drop_adapter(self, name: str) -> None:
@@ -468,7 +468,7 @@ class Engine:
         self._adapter(name)
         with self.paused():
             del self._adapters[name]
-            self._worker.loop.router.keep(set(self._adapters.values()))
+            self._worker.loop.router.fusing.keep(set(self._adapters.values()))
 
     def adapters(self) -> dict[str, str]:
         """Names of the loaded adapters and their SHA-256."""

@@ -12,31 +12,22 @@ many passes are fused with a packed base: with [W | B] one product gives the bas
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from docendo.agents._fusing import Fusing
 from docendo.agents._linear import JointPart, Matrix, PackedLinear
 
 #: From so many tokens on, an adapter's own small products are cheaper than its share of a stack, and plain
 #: products in place cheaper than packed ones.
 LONG_RUN = 64
-#: Passes after which a stack is fused: then what they would have saved is what the packing takes (0.3 s, some
-#: 10 ms a pass), so that it never costs more than twice what it could have.
-FUSED_AFTER = 32
-#: Ranks that are fused together: 128 of them lengthen a product of 576 inputs by a fifth where it serves one
-#: layer, by two thirds where it serves three.
-FUSED_RANKS = 128
-#: Base weights up to this size are fused, of which there are then two copies. Packing takes 0.3 s for 0.2 GB.
-FUSED_BYTES = 1 << 30
-#: Stacks whose passes are counted.
-COUNTED_STACKS = 256
 #: Stacks that are kept: the sets of adapters that meet in passes repeat.
 MAX_STACKS = 16
 #: Beyond any prompt and completion.
@@ -135,12 +126,10 @@ class AdapterRouter:
         """Starts with no adapter. Without `fusing` a pass has the same bits whatever came before it."""
         self.parts: list[_Part] = []
         self.layers: list[RoutedLinear] = []
-        self._fusing = fusing
-        self._uses: Counter[tuple[LoadedAdapter, ...]] = Counter()
-        self._loaded: set[LoadedAdapter] = set()
-        self._fused: tuple[LoadedAdapter, ...] = ()
-        self._fused_terms: dict[RoutedLinear, _Fused | None] = {}
-        self._through_fused = False
+        self.fusing: Fusing[LoadedAdapter, RoutedLinear, _Fused | None] = Fusing(
+            attrgetter("rank"), enabled=fusing
+        )
+        self._fused: frozenset[LoadedAdapter] | None = None
         self._stacks: dict[tuple[tuple[LoadedAdapter, ...], bool], dict[RoutedLinear, _Term | None]] = {}
 
     def route(
@@ -152,8 +141,9 @@ class AdapterRouter:
         together where the stack is fused.
         """
         self.parts = []
-        self._through_fused = self._is_fused({owner for owner, _ in runs if owner is not None})
-        if self._through_fused:
+        active = frozenset(owner for owner, _ in runs if owner is not None)
+        self._fused = self.fusing.choose(active, self._base_bytes)
+        if self._fused is not None:
             self._stack_up(0, runs, device, dtype)
             return
         short: list[tuple[LoadedAdapter | None, int]] = []
@@ -169,8 +159,8 @@ class AdapterRouter:
             position += count
         self._stack_up(start, short, device, dtype)
         if len(self._stacks) > MAX_STACKS:
-            active = {(part.adapters, part.long) for part in self.parts}
-            self._stacks = {key: terms for key, terms in self._stacks.items() if key in active}
+            current = {(part.adapters, part.long) for part in self.parts}
+            self._stacks = {key: terms for key, terms in self._stacks.items() if key in current}
 
     def _stack_up(
         self,
@@ -179,11 +169,10 @@ class AdapterRouter:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        active = tuple(sorted({owner for owner, _ in runs if owner is not None}, key=id))
+        owners_here = self._fused or {owner for owner, _ in runs if owner is not None}
+        active = tuple(sorted(owners_here, key=id))
         if not active:
             return
-        if self._through_fused:
-            active = self._fused
         gate = None
         if len(active) > 1 or any(owner is None for owner, _ in runs):
             owners = torch.repeat_interleave(
@@ -203,61 +192,31 @@ class AdapterRouter:
         key = (adapters, count >= LONG_RUN)
         self.parts.append(_Part(start, start + count, *key, self._stacks.setdefault(key, {}), gate, {}))
 
-    def _is_fused(self, active: set[LoadedAdapter]) -> bool:
-        """Whether the adapters of a whole pass are fused, after counting the pass."""
-        if not active or not self._fusing:
-            return False
-        if active.issubset(self._fused):
-            return True
-        key = tuple(sorted(active, key=id))
-        if key not in self._uses and len(self._uses) >= COUNTED_STACKS:
-            self._uses.clear()
-        self._uses[key] += 1
-        if self._uses[key] < FUSED_AFTER:
-            return False
-        self._uses.clear()
-        # Adapters that take turns are better fused together than in turns.
-        both = tuple(sorted(active.union(self._loaded.intersection(self._fused)), key=id))
-        fusible = [one for one in (both, key) if sum(adapter.rank for adapter in one) <= FUSED_RANKS]
-        self._fusing = all(isinstance(layer.base, PackedLinear) for layer in self.layers) and (
-            sum(layer.base.weight_bytes for layer in self.layers) <= FUSED_BYTES
-        )
-        if not self._fusing:
-            self._unfuse()
-        if not fusible or not self._fusing:
-            return False
-        self._fused, self._fused_terms = fusible[0], {}
-        return True
-
-    def keep(self, loaded: set[LoadedAdapter]) -> None:
-        """Says which adapters are loaded: what is fused is let go when none of them is any more."""
-        self._loaded = loaded
-        if not loaded.intersection(self._fused):
-            self._unfuse()
-
-    def _unfuse(self) -> None:
-        self._fused, self._fused_terms, self._through_fused = (), {}, False
+    def _base_bytes(self) -> int:
+        """Bytes of a copy of all weights that adapters act on."""
+        bases = [layer.base for layer in self.layers]
+        if all(isinstance(base, PackedLinear) for base in bases):
+            return sum(base.weight_bytes for base in bases)
+        return sys.maxsize
 
     def apply(self, layer: RoutedLinear, inputs: torch.Tensor) -> torch.Tensor:
         """A layer's output with the adapters' terms."""
-        if self._through_fused:
-            (part,) = self.parts
-            if layer not in self._fused_terms:
-                try:
-                    self._fused_terms[layer] = _fused(part.adapters, layer)
-                except RuntimeError:
-                    # No memory for a second copy: this pass is lost, later ones go without.
-                    self._fusing = False
-                    self._unfuse()
-                    raise
-            fused = self._fused_terms[layer]
-            if fused is not None:
-                flat = inputs.reshape(-1, inputs.shape[-1])
-                terms = fused.down.times(flat, part.gate_for(fused.layers))
-                output = fused.product.times(torch.cat((flat, terms), dim=1))
-                return output.view(*inputs.shape[:-1], -1)
+        if self._fused is None:
+            return self.add(layer, inputs, layer.base(inputs))
+        (part,), products = self.parts, self.fusing.stacks[self._fused]
+        if layer not in products:
+            try:
+                products[layer] = _fused(part.adapters, layer)
+            except RuntimeError:
+                # No memory for another copy: this pass is lost, later ones go without.
+                self.fusing.stop()
+                raise
+        fused = products[layer]
+        if fused is None:
             return layer.base(inputs)
-        return self.add(layer, inputs, layer.base(inputs))
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        terms = fused.down.times(flat, part.gate_for(fused.layers))
+        return fused.product.times(torch.cat((flat, terms), dim=1)).view(*inputs.shape[:-1], -1)
 
     def add(self, layer: RoutedLinear, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Adds the adapters' terms to a layer's output, which is overwritten, and returns the sum."""

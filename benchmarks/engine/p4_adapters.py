@@ -71,7 +71,8 @@ def measure(options: Options) -> Bar:
             rare[f"{name}: one"] = static(model)
     costs = alternate(
         {"base": ours(base), "mixed": ours(routed, mixed), "one": ours(routed, one)},
-        rounds=options.rounds(),
+        # Short arms, so that more rounds are to be had.
+        rounds=options.rounds(9),
         rare=rare,
     )
     parts = [

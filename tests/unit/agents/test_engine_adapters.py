@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from docendo.agents import Engine, _lora, tiny_model
+from docendo.agents import Engine, _fusing, tiny_model
 from docendo.errors import AdapterError, IntegrityError
 from docendo.hashing import file_sha256
 from docendo.manifest import write_manifest
@@ -132,7 +132,7 @@ def test_packed_weights_give_the_same_numbers(
 ) -> None:
     """bfloat16, whose products are other ones: steps of a mixed batch, of one adapter, and whole prompts."""
     names = [None, *adapters] * 2
-    monkeypatch.setattr(_lora, "FUSED_AFTER", 1 if fused else 1 << 30)
+    monkeypatch.setattr(_fusing, "FUSED_AFTER", 1 if fused else 1 << 30)
     with Engine.load(tiny_model_dir, dtype="bfloat16", device="cpu", prefix_tokens=0) as half:
         for name, path in adapters.items():
             half.load_adapter(name, path)
@@ -151,44 +151,40 @@ def test_packed_weights_give_the_same_numbers(
                 )
                 # Steps against pieces of a text: the same terms by different products.
                 assert drawn.logprobs == pytest.approx(half.score(again).logprobs, abs=0.3)
-        router = half._worker.loop.router
-        assert {adapter.name for adapter in router._fused} == (set(adapters) if fused else set())
+        stacks = [{adapter.name for adapter in one} for one in half._worker.loop.router.fusing.stacks]
+        assert all((one in stacks) == fused for one in (set(adapters), {"all"}, {"attention"}))
 
 
 def test_stacks_are_fused_when_they_have_paid_for_it(
     tiny_model_dir: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After some passes, together with what is fused already, unless they are too many ranks or bytes."""
-    monkeypatch.setattr(_lora, "FUSED_AFTER", 5)
+    """After some passes, as far as there is memory; not at all under invariance."""
+    monkeypatch.setattr(_fusing, "FUSED_AFTER", 5)
     options: dict[str, Any] = {"dtype": "bfloat16", "device": "cpu", "prefix_tokens": 0}
+    first, second, _ = adapters
+
+    def fused(engine: Engine) -> list[set[str]]:
+        return [{adapter.name for adapter in stack} for stack in engine._worker.loop.router.fusing.stacks]
+
     with Engine.load(tiny_model_dir, **options) as half:
         for name, path in adapters.items():
             half.load_adapter(name, path)
-        router, (first, second, third) = half._worker.loop.router, adapters
-
-        def fused() -> set[str]:
-            return {adapter.name for adapter in router._fused}
-
         for count in range(4):
             half.generate(ask(first, count=1))
-            assert fused() == set(), count
+            assert fused(half) == [], count
         half.generate(ask(first, count=1))
-        assert fused() == {first}
+        assert fused(half) == [{first}]
         half.generate(ask(second, count=5))
-        assert fused() == {first, second}
-        with monkeypatch.context() as patch:
-            patch.setattr(_lora, "FUSED_RANKS", sum(adapter.rank for adapter in router._fused))
-            half.generate(ask(third, count=5))
-        assert fused() == {third}
-        half.drop_adapter(third)
-        assert router._fused == ()
+        assert fused(half) == [{first}, {second}]
+        half.drop_adapter(second)
+        assert fused(half) == [{first}]
     for limit, more in (("FUSED_BYTES", {}), ("FUSED_RANKS", {}), (None, {"determinism": "invariant"})):
         with monkeypatch.context() as patch, Engine.load(tiny_model_dir, **options, **more) as half:
             if limit:
-                patch.setattr(_lora, limit, 0)
+                patch.setattr(_fusing, limit, 0)
             half.load_adapter("a", adapters[first])
             half.generate(ask("a", count=12))
-            assert half._worker.loop.router._fused == ()
+            assert fused(half) == []
 
 
 def test_prompts_of_one_adapter_lie_side_by_side(engine: Engine, adapters: dict[str, Path]) -> None:
