@@ -126,14 +126,17 @@ def test_packed_attention_is_that_of_each_row_alone(
     """Rows cut into stretches and steps at random, interleaved in packed passes."""
     if heads == 4:  # every step of another length has a call of its own
         monkeypatch.setattr(_slots, "IDLE_READ_BYTES", 0)
+    if heads == 3:  # beginnings without a mask
+        monkeypatch.setattr(_slots, "LONG_BEGINNING", 4)
     rng, generator = random.Random(heads), torch.Generator().manual_seed(1)
     rows = [
         [torch.randn(n, length, 8, generator=generator) for n in (heads, kv, kv)]
-        for length in (1, 9, 40, 600, 23)
+        for length in (1, 40, 40, 600, 600, 23)
     ]
     cache = SlotCache(KVShape(1, kv, 8, 8))
     done, outputs = [0] * len(rows), [[] for _ in rows]  # type: ignore[var-annotated]
     order = list(range(len(rows)))
+    together = 0
     while order:
         # Some neighbouring rows that have begun take one step each; others bring more, or nothing.
         low = rng.randrange(len(rows))
@@ -144,9 +147,10 @@ def test_packed_attention_is_that_of_each_row_alone(
         layout = Layout(starts=[done[slot] for slot in steps], stretches=[], first=steps[0] if steps else 0)
         pieces = [(slot, done[slot], 1) for slot in steps]
         offset = len(steps)
+        usual = rng.choice([5, 300])
         for slot in order:
-            if slot not in steps and rng.random() < 0.7:
-                width = min(rng.choice([1, 5, 300]), rows[slot][0].shape[1] - done[slot])
+            if slot not in steps and rng.random() < 0.8:
+                width = min(rng.choice([1, usual, usual, usual]), rows[slot][0].shape[1] - done[slot])
                 layout.stretches.append(Stretch(slot, done[slot], offset, width))
                 pieces.append((slot, done[slot], width))
                 offset += width
@@ -154,6 +158,7 @@ def test_packed_attention_is_that_of_each_row_alone(
             continue
         cache.reserve(len(rows), max(start + width for _, start, width in pieces))
         cache.aim(layout)
+        together += sum(len(alike) > 1 for alike in cache.alike)
         query, key, value = (
             torch.cat([rows[slot][part][:, start : start + width] for slot, start, width in pieces], 1)[None]
             for part in range(3)
@@ -168,6 +173,7 @@ def test_packed_attention_is_that_of_each_row_alone(
             outputs[slot].append(output)
             done[slot] += width
         order = [slot for slot in order if done[slot] < rows[slot][0].shape[1]]
+    assert together
     for (query, key, value), output in zip(rows, outputs, strict=True):
         wanted = expected(query, key, value, window, cap).transpose(0, 1).float()
         torch.testing.assert_close(torch.cat(output), wanted, atol=2e-5, rtol=2e-5)
