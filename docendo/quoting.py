@@ -7,7 +7,7 @@ characters that a reader does not see.
 
 Security boundary. Covered: quoted text is no turn of its own for a tokenizer, and hides nothing. Not covered:
 whether a model obeys what it reads. Small models do now and then, so what others say must not decide anything
-by itself (`docendo.memory._trust`).
+by itself (`docendo.memory.board._trust`).
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from docendo.errors import ConfigError
 from docendo.graphs._store_batch import Place, PutIf, Work, check_labels, labels_of, texts_at, tokenized
 from docendo.graphs._store_rules import accepts, holding, matches
 from docendo.memory import Blackboard, Versioned
-from docendo.memory._documents import Document, Documents
-from docendo.memory._search import text_of
+from docendo.memory.board._documents import Document, Documents
+from docendo.memory.board._search import text_of
 from docendo.records import Author
 
 #: Who writes where the store is not told.

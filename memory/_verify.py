@@ -7,14 +7,14 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from docendo.errors import IntegrityError
-from docendo.memory import _schema
-from docendo.memory._artifacts import Artifacts
-from docendo.memory._blackboard import Blackboard
-from docendo.memory._chain import Damage, Report, watched
-from docendo.memory._database import Database
-from docendo.memory._journal import Journal
-from docendo.memory._runs import RunStore
-from docendo.memory._traces import TraceStore
+from docendo.memory.board._artifacts import Artifacts
+from docendo.memory.board._blackboard import Blackboard
+from docendo.memory.runs._journal import Journal
+from docendo.memory.runs._runs import RunStore
+from docendo.memory.runs._traces import TraceStore
+from docendo.memory.storage import _schema
+from docendo.memory.storage._chain import Damage, Report, watched
+from docendo.memory.storage._database import Database
 
 
 def verify(database: Database, *, told: Callable[[int], None] | None = None) -> tuple[Report, ...]:

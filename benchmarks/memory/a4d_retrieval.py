@@ -32,7 +32,7 @@ from docendo.memory import (
     VectorMemory,
     ndcg,
 )
-from docendo.memory._vectors import VectorIndex
+from docendo.memory.board._vectors import VectorIndex
 from docendo.records import Author
 
 SEEDS = 3

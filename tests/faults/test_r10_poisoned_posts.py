@@ -39,7 +39,7 @@ from docendo.errors import AccessError, DataError
 from docendo.evals import ExactScorer, make_item
 from docendo.graphs import node
 from docendo.graphs._tutoring import PLAIN_HINT
-from docendo.memory import _descent, _independence
+from docendo.memory.board import _descent, _independence
 from docendo.records import Author, Item
 
 pytestmark = pytest.mark.slow
@@ -340,7 +340,9 @@ def test_the_bar_catches_text_without_marks(bar: Any, monkeypatch: pytest.Monkey
 def test_the_bar_catches_dependent_judges(bar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_independence, "objection", lambda *_: None)
     # Everybody judges, itself included.
-    monkeypatch.setattr("docendo.memory._trust.RANK", {"quarantined": 1, "unverified": 1, "verified": 1})
+    monkeypatch.setattr(
+        "docendo.memory.board._trust.RANK", {"quarantined": 1, "unverified": 1, "verified": 1}
+    )
     monkeypatch.setattr(_independence, "same", lambda *_: None)
     outcomes = tried(obeys=True, names=("judged",), attacks=ATTACKS[:: bar.size(1, short=8)])
     bar.broken("a judge of the poster's own weights", cases=len(outcomes), failed=every(outcomes, "learnt"))

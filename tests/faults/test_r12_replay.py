@@ -67,7 +67,8 @@ def end_at_each_step(stride: int) -> None:
     """Ends this process at its first commit, or a later one, that leaves more records than before."""
     import sqlalchemy as sa
 
-    from docendo.memory import Database, _schema
+    from docendo.memory import Database
+    from docendo.memory.storage import _schema
 
     # Not claims to requests: a claim is a lease, made anew by each process, and no progress.
     tables = [each.name for each in (_schema.posts, _schema.journal, _schema.traces, _schema.items)]

@@ -22,7 +22,8 @@ import pytest
 from fault_bars import plain_rows
 
 from docendo.errors import DocendoError
-from docendo.memory import Blackboard, Channel, Database, Journal, RunStore, TraceStore, _schema, verify
+from docendo.memory import Blackboard, Channel, Database, Journal, RunStore, TraceStore, verify
+from docendo.memory.storage import _schema
 from docendo.records import Author, Message, Trace
 
 pytestmark = [

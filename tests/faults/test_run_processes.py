@@ -88,7 +88,7 @@ def main() -> None:
     elif command == "prune-claimed":
         os.rename = die  # type: ignore[assignment]
     else:
-        from docendo.memory import _pruning
+        from docendo.memory.runs import _pruning
 
         _pruning._sweep_payloads = die  # type: ignore[assignment]
     prune_runs(database, names=[name], dry=False)

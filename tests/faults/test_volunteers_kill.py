@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from docendo.agents import Worker, volunteers
-from docendo.memory import Blackboard, Requests, _claims
+from docendo.memory import Blackboard, Requests
+from docendo.memory.requests import _claims
 from docendo.records import Author
 
 pytestmark = pytest.mark.slow

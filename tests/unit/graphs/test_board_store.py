@@ -61,7 +61,13 @@ def store(board):
 
 @pytest.mark.parametrize(
     "name",
-    ["graphs._store", "graphs._store_rules", "memory._documents", "memory._streams", "memory._timeline"],
+    [
+        "graphs._store",
+        "graphs._store_rules",
+        "memory.board._documents",
+        "memory.runs._streams",
+        "memory.runs._timeline",
+    ],
 )
 def test_examples(name):
     result = doctest.testmod(importlib.import_module(f"docendo.{name}"), optionflags=doctest.ELLIPSIS)

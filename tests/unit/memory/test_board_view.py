@@ -6,7 +6,7 @@ import pytest
 
 from docendo.errors import AccessError, DataError
 from docendo.memory import Blackboard, Channel
-from docendo.memory._view import EXPLANATION
+from docendo.memory.board._view import EXPLANATION
 from docendo.records import Author
 
 STUDENT = Author(agent="student", role="student", model="m1")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from docendo.errors import AccessError, DataError, IntegrityError, StorageError
 from docendo.hashing import digest
-from docendo.memory import MAX_BODY_BYTES, Blackboard, Database, _schema
+from docendo.memory import MAX_BODY_BYTES, Blackboard, Database
+from docendo.memory.storage import _schema
 from docendo.records import Author
 
 STUDENT = Author(agent="student", role="student", model="m1", adapter="a1")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from docendo.errors import ConfigError, DataError
 from docendo.memory import Blackboard, Budget
-from docendo.memory._causal import CausalMemory
-from docendo.memory._causal_text import CausalStatement, TrialStep, count, mentioned, reward_in_words
+from docendo.memory.memories._causal import CausalMemory
+from docendo.memory.memories._causal_text import CausalStatement, TrialStep, count, mentioned, reward_in_words
 from docendo.records import Author
 
 ME = Author(agent="digger", role="student")

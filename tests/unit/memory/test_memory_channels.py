@@ -3,7 +3,8 @@
 import pytest
 
 from docendo.errors import AccessError, ConfigError, DataError, IntegrityError
-from docendo.memory import Blackboard, Channel, _schema
+from docendo.memory import Blackboard, Channel
+from docendo.memory.storage import _schema
 from docendo.records import Author
 
 MAIN = Author(agent="main", role="main")

@@ -6,7 +6,7 @@ import pytest
 
 from docendo.errors import IntegrityError
 from docendo.memory import Database, Journal
-from docendo.memory._commits import Commits
+from docendo.memory.storage._commits import Commits
 
 
 def put(path, *keys):

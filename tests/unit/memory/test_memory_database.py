@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_lock_held_too_long_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("docendo.memory._database.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("docendo.memory.storage._database.BUSY_SECONDS", 0.2)
     with Journal.open(tmp_path / "memory.db") as first, Journal.open(tmp_path / "memory.db") as second:
         with first.database.transaction(), pytest.raises(StorageError, match=r"memory\.db: another process"):
             second.put("k", {})

@@ -7,9 +7,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from docendo.memory import _schema
+from docendo.memory.storage import _schema
 
-MODULES = ["_blackboard", "_database", "_journal", "_runs", "_text", "_traces", "_verify"]
+MODULES = [
+    "board._blackboard",
+    "storage._database",
+    "runs._journal",
+    "runs._runs",
+    "storage._text",
+    "runs._traces",
+    "_verify",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

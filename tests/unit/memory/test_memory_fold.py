@@ -4,7 +4,7 @@ import pytest
 
 from docendo.errors import DataError
 from docendo.memory import Blackboard, Channel
-from docendo.memory._fold import Fold
+from docendo.memory.board._fold import Fold
 from docendo.records import Author
 
 ME = Author(agent="me", role="student")

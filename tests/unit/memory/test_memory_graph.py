@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from docendo.errors import ConfigError, DataError
 from docendo.memory import Blackboard, Budget
-from docendo.memory._graph import GraphMemory
-from docendo.memory._messages import MessageBoard, StructuredMessage
-from docendo.memory._planner import PathPlanner
+from docendo.memory.memories._graph import GraphMemory
+from docendo.memory.memories._messages import MessageBoard, StructuredMessage
+from docendo.memory.memories._planner import PathPlanner
 from docendo.records import Author
 
 ANN = Author(agent="ann", role="student")

@@ -6,7 +6,8 @@ import pytest
 
 from docendo.errors import DataError, IntegrityError
 from docendo.hashing import digest
-from docendo.memory import Journal, _schema
+from docendo.memory import Journal
+from docendo.memory.storage import _schema
 from docendo.records import Completion, Result, Usage
 
 

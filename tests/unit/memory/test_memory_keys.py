@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from docendo.errors import ConfigError, DataError, IntegrityError, VersionConflict
-from docendo.memory import Blackboard, _schema
+from docendo.memory import Blackboard
+from docendo.memory.storage import _schema
 from docendo.records import Author
 
 TUTOR = Author(agent="tutor", role="tutor")

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from docendo.errors import IntegrityError, ResumeError
-from docendo.memory import Database, RunStore, _leases, launched, verify
-from docendo.memory._leases import Holder, Lease, this_process
+from docendo.memory import Database, RunStore, launched, verify
+from docendo.memory.runs import _leases
+from docendo.memory.runs._leases import Holder, Lease, this_process
 
 HOLD = """
 import sys, time

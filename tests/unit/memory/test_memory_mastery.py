@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from docendo.errors import ConfigError, DataError
 from docendo.memory import Blackboard
-from docendo.memory._mastery import MasteryTracker
-from docendo.memory._tracing import Tracing
+from docendo.memory.memories._mastery import MasteryTracker
+from docendo.memory.memories._tracing import Tracing
 from docendo.records import Author
 
 TUTOR = Author(agent="tutor", role="tutor")

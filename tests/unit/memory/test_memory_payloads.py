@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docendo.errors import DataError, IntegrityError
-from docendo.memory import Blackboard, Database, Journal, TraceStore, _payloads, _schema
+from docendo.memory import Blackboard, Database, Journal, TraceStore
+from docendo.memory.storage import _payloads, _schema
 from docendo.records import Author, Trace
 
 STUDENT = Author(agent="student", role="student", model="m" * 64)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docendo.errors import ConfigError, DataError
-from docendo.memory._planner import LearningPath, PathPlanner, StepCost, _greedy, harmonic
+from docendo.memory.memories._planner import LearningPath, PathPlanner, StepCost, _greedy, harmonic
 
 DIAMOND = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from docendo.errors import AccessError, ConfigError, DataError
 from docendo.memory import Blackboard, Requests
-from docendo.memory._claims import ATTEMPTS, TAKE_UPS, Held, Rules, Table
+from docendo.memory.requests._claims import ATTEMPTS, TAKE_UPS, Held, Rules, Table
 from docendo.records import Author
 
 MAIN = Author(agent="main", role="main")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docendo.errors import DataError
-from docendo.memory import Blackboard, Channel, Database, _search
+from docendo.memory import Blackboard, Channel, Database
+from docendo.memory.board import _search
 from docendo.records import Author
 
 TUTOR = Author(agent="tutor", role="tutor")

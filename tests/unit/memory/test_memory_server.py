@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from docendo.errors import ConfigError, DataError, IntegrityError, StorageError
 from docendo.memory import Blackboard, Database, Journal, RunStore
-from docendo.memory import _database as module
+from docendo.memory.storage import _database as module
 from docendo.records import Author
 
 AUTHOR = Author(agent="student", role="student")

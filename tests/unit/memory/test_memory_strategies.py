@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from docendo.errors import AccessError, ConfigError, DataError, LeakError
 from docendo.memory import Blackboard, Budget
-from docendo.memory._distiller import Scenario, StrategyDistiller
-from docendo.memory._similarity import similarities
-from docendo.memory._strategies import ShuffledLibrary, StrategyLibrary, leaked
+from docendo.memory.memories._distiller import Scenario, StrategyDistiller
+from docendo.memory.memories._similarity import similarities
+from docendo.memory.memories._strategies import ShuffledLibrary, StrategyLibrary, leaked
 from docendo.records import Author
 
 TEACHER = Author(agent="teacher", role="teacher")

@@ -1,0 +1,1 @@
+"""The blackboard: posts, channels, keys, trust, and what follows from what."""

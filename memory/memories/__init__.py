@@ -1,0 +1,1 @@
+"""Memories that live on a board: write, read within a budget, evict."""

@@ -1,0 +1,1 @@
+"""Requests that name no addressee, and the claims of those who volunteer."""

@@ -1,0 +1,1 @@
+"""Where everything lies: one database for all stores, hash chains, values kept once."""
