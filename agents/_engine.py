@@ -144,6 +144,7 @@ class Engine:
         self._model = model.eval().requires_grad_(False)
         # Fast tokenizers are not safe to use from two threads at once.
         self._tokenizing = threading.Lock()
+        self._adapting = threading.Lock()
         self._adapters: dict[str, LoadedAdapter] = {}
         text = model.config.get_text_config()
         # Some models without a limit say -1.
@@ -457,7 +458,7 @@ class Engine:
                 f"adapter {path} is an activated LoRA, which {self.name!r} is not served with",
                 expected="a plain LoRA",
             )
-        with self.paused():
+        with self._adapting, self.paused():
             install_router(self._model, list(adapter.pairs), self._worker.loop.router)
             self._adapters[name] = adapter
             self._worker.loop.router.fusing.keep(set(self._adapters.values()))
@@ -466,7 +467,7 @@ class Engine:
     def drop_adapter(self, name: str) -> None:
         """Forgets an adapter; requests that already run with it finish."""
         self._adapter(name)
-        with self.paused():
+        with self._adapting, self.paused():
             del self._adapters[name]
             self._worker.loop.router.fusing.keep(set(self._adapters.values()))
 

@@ -12,7 +12,7 @@ many passes are fused with a packed base: with [W | B] one product gives the bas
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -142,7 +142,7 @@ class AdapterRouter:
         """
         self.parts = []
         active = frozenset(owner for owner, _ in runs if owner is not None)
-        self._fused = self.fusing.choose(active, self._base_bytes)
+        self._fused = self.fusing.choose(active, self._fused_bytes)
         if self._fused is not None:
             self._stack_up(0, runs, device, dtype)
             return
@@ -192,12 +192,15 @@ class AdapterRouter:
         key = (adapters, count >= LONG_RUN)
         self.parts.append(_Part(start, start + count, *key, self._stacks.setdefault(key, {}), gate, {}))
 
-    def _base_bytes(self) -> int:
-        """Bytes of a copy of all weights that adapters act on."""
-        bases = [layer.base for layer in self.layers]
-        if all(isinstance(base, PackedLinear) for base in bases):
-            return sum(base.weight_bytes for base in bases)
-        return sys.maxsize
+    def _fused_bytes(self, ranks: int) -> float:
+        """Bytes of all weights that adapters act on, fused with so many ranks each."""
+        total = 0.0
+        for layer in self.layers:
+            if not isinstance(layer.base, PackedLinear):
+                return math.inf
+            more = ranks * len(layer.names) * (layer.base.in_features + layer.base.out_features)
+            total += layer.base.weight_bytes + more * layer.base.dtype.itemsize
+        return total
 
     def apply(self, layer: RoutedLinear, inputs: torch.Tensor) -> torch.Tensor:
         """A layer's output with the adapters' terms."""
@@ -208,9 +211,10 @@ class AdapterRouter:
             try:
                 products[layer] = _fused(part.adapters, layer)
             except RuntimeError:
-                # No memory for another copy: this pass is lost, later ones go without.
+                # No memory for another copy: this pass and later ones go without.
                 self.fusing.stop()
-                raise
+                self._fused = None
+                return self.add(layer, inputs, layer.base(inputs))
         fused = products[layer]
         if fused is None:
             return layer.base(inputs)

@@ -16,7 +16,7 @@ from docendo.agents._generate import GenerateLoop
 from docendo.agents._jobs import Desk
 from docendo.agents._linear import join_linears, pack_linears
 from docendo.agents._loop import DecodeLoop
-from docendo.agents._slots import ATTENTION, KVShape, Layout, Stretch, attending
+from docendo.agents._slots import ATTENTION, LONG_BEGINNING, KVShape, Layout, Stretch, attending
 
 _log = logging.getLogger("docendo.engine")
 _LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -150,10 +150,14 @@ def _served(loop: DecodeLoop, ids: Sequence[int]) -> tuple[torch.Tensor, set[int
     window in a mask of its own, none that its own attention is still in place.
     """
     size = len(ids)
-    first = Layout(starts=[], stretches=[Stretch(0, 0, 0, 7), Stretch(1, 0, 7, 5)])
+    first = Layout(starts=[], stretches=[Stretch(0, 0, 0, 5), Stretch(1, 0, 5, 5)])  # in one call
+    more = Layout(starts=[], stretches=[Stretch(0, 5, 0, 2)])
     second = Layout(starts=[7], stretches=[Stretch(1, 5, 1, size - 5), Stretch(2, 0, size - 4, size)])
-    _run(loop, first, [*ids[:7], *ids[:5]], [*range(7), *range(5)])
+    _run(loop, first, [*ids[:5], *ids[:5]], [*range(5), *range(5)])
+    _run(loop, more, ids[5:7], [5, 6])
+    loop.cache.long_beginning = size - 1  # the whole beginning is one
     hidden = _run(loop, second, [ids[7], *ids[5:], *ids], [7, *range(5, size), *range(size)])
+    loop.cache.long_beginning = LONG_BEGINNING
     # A step's masks are made for the windows that are asked for.
     return loop._logits(hidden[[0, size - 5, 2 * size - 5]]), second.windows
 

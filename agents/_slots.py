@@ -25,7 +25,7 @@ ATTENTION = "docendo_slots"
 #: Query positions of one call where keys are masked: what a whole block cannot see is then left out.
 QUERY_BLOCK = 256
 #: Beginnings of prompts longer than this are attended to without a mask, one by one: up to here a mask costs
-#: nothing, and calls serve several (20 of 100 tokens in 0.7 of the time).
+#: nothing, and one call serves several prompts (20 of 100 tokens in 0.7 of the time).
 LONG_BEGINNING = 512
 
 #: What attention may read of one layer in vain before another call costs less, which takes some 20
@@ -137,6 +137,7 @@ class SlotCache(Cache):
         )
         self.layout: Layout | None = None
         self.layer = 0
+        self.long_beginning = LONG_BEGINNING
         self.free()
 
     def free(self) -> None:
@@ -286,7 +287,7 @@ def slot_attention(
     steps = len(layout.starts)
     if steps:
         parts += _steps(cache, layout, query[0, :, :steps], how)
-    for alike in cache.alike:
+    for alike in cache.alike if how.fused(cache.shape) else ([one] for one in layout.stretches):
         begin = alike[0].offset
         tokens = query[0, :, begin : begin + len(alike) * alike[0].width]
         parts += _stretches(cache, layout, alike, tokens, how)
@@ -300,6 +301,10 @@ class _How(NamedTuple):
     scaling: float
     window: int | None
     softcap: float | None
+
+    def fused(self, shape: KVShape) -> bool:
+        """Whether scores are never held in memory, so that a call may be of any size."""
+        return not self.softcap and shape.key_size == shape.value_size
 
 
 def _steps(cache: SlotCache, layout: Layout, query: torch.Tensor, how: _How) -> list[torch.Tensor]:
@@ -331,7 +336,12 @@ def _stretches(
     """
     heads, _, size = query.shape
     (slot, start, _, width), pieces = alike[0], len(alike)
-    if start == 0 and width > LONG_BEGINNING and not how.softcap and not (how.window and width > how.window):
+    if (
+        start == 0
+        and width > cache.long_beginning
+        and not how.softcap
+        and not (how.window and width > how.window)
+    ):
         each = query.unflatten(1, (pieces, width)).unbind(1)
         return [_beginning(cache, slot + number, tokens, how) for number, tokens in enumerate(each)]
     kv = cache.shape.heads
@@ -353,7 +363,7 @@ def _stretches(
             mask = layout.masks[place] = _mask(seen, position, how.window, query).repeat(groups, 1)
         block = grouped[:, :, :, begin : begin + QUERY_BLOCK].reshape(pieces, kv, -1, size)
         output = _attend(block, keys[:, :, low:last], values[:, :, low:last], mask, how)
-        parts.append(output.view(pieces, heads, last - first, -1).transpose(1, 2))
+        parts.append(output.reshape(pieces, heads, last - first, -1).transpose(1, 2))
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return [whole.reshape(pieces * width, heads, -1)]
 

@@ -132,7 +132,8 @@ def test_packed_weights_give_the_same_numbers(
 ) -> None:
     """bfloat16, whose products are other ones: steps of a mixed batch, of one adapter, and whole prompts."""
     names = [None, *adapters] * 2
-    monkeypatch.setattr(_fusing, "FUSED_AFTER", 1 if fused else 1 << 30)
+    for limit in ("FUSED_AFTER", "SERVED_AFTER"):
+        monkeypatch.setattr(_fusing, limit, 1 if fused else 1 << 30)
     with Engine.load(tiny_model_dir, dtype="bfloat16", device="cpu", prefix_tokens=0) as half:
         for name, path in adapters.items():
             half.load_adapter(name, path)

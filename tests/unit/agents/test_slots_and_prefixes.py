@@ -124,9 +124,8 @@ def test_packed_attention_is_that_of_each_row_alone(
     window: int | None, cap: float, heads: int, kv: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows cut into stretches and steps at random, interleaved in packed passes."""
-    if heads == 4:  # every step of another length has a call of its own
+    if heads == 4:  # every step of another length has a call of its own, and beginnings need no mask
         monkeypatch.setattr(_slots, "IDLE_READ_BYTES", 0)
-    if heads == 3:  # beginnings without a mask
         monkeypatch.setattr(_slots, "LONG_BEGINNING", 4)
     rng, generator = random.Random(heads), torch.Generator().manual_seed(1)
     rows = [
