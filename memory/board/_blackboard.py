@@ -133,7 +133,7 @@ class Blackboard(Store):
 
         Args:
             kind: What it is: one of the channel's kinds.
-            body: The content. Lone surrogates and NUL in text become visible escapes such as `\x00`.
+            body: The content. Lone surrogates, NUL and DEL in text become visible escapes such as `\x00`.
             author: Who wrote it: known to the calling code, never read from model text.
             key: Idempotency key, for example `run/item/node/step`.
             run: Run id.
@@ -167,8 +167,8 @@ class Blackboard(Store):
             "run": _text.name(run, "run", empty=True),
             "item": _text.name(item, "item", empty=True),
             "process": self.process,
-            "parents": _text.encode(links),
-            "traces": _text.encode(turns),
+            "parents": _text.encode_list(links),
+            "traces": _text.encode_list(turns),
         }
         values["author"], parts = _payloads.prepare(stamp, whole=True)
         values["body"], more = _payloads.prepare(content)

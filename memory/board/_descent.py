@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from docendo.memory.board import _posts
 from docendo.memory.storage import _payloads, _schema
 from docendo.memory.storage._chain import Chain, Damage
-from docendo.memory.storage._text import decode, encode
+from docendo.memory.storage._text import decode_list, encode
 
 if TYPE_CHECKING:
     from docendo.memory.storage._database import Database
@@ -233,7 +233,7 @@ def verify_posts(connection: sa.Connection) -> Iterator[Damage]:
     expected = {
         (POSTED, trace, row.id)
         for row in connection.execute(sa.select(posts.c.id, posts.c.traces))
-        for trace in decode(row.traces)
+        for trace in decode_list(row.traces)
     }
     yield from _differences(connection, (POSTED,), expected)
 

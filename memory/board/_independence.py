@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from docendo.memory.board import _descent, _posts
 from docendo.memory.storage import _payloads, _schema
-from docendo.memory.storage._text import decode, encode
+from docendo.memory.storage._text import decode_list, encode
 from docendo.records import Author
 
 #: Kinds of posts that say nothing a later post could repeat: what was asked, and what was judged. Any other
@@ -55,7 +55,7 @@ def facts(connection: sa.Connection, posts: Iterable[str]) -> dict[str, Facts]:
             number=row.number,
             kind=row.kind,
             author=Author(**author),
-            traces=tuple(decode(row.traces)),
+            traces=decode_list(row.traces),
         )
         for row, author in zip(rows, authors, strict=True)
     }

@@ -81,8 +81,8 @@ def build(
     """Makes a post of a row and the values that it refers to."""
     return Post(
         author=Author(**author),
-        parents=tuple(_text.decode(row["parents"])),
-        traces=tuple(_text.decode(row["traces"])),
+        parents=_text.decode_list(row["parents"]),
+        traces=_text.decode_list(row["traces"]),
         body=body,
         trust=trust,
         **{name: row[name] for name in _AS_THEY_ARE},
@@ -234,7 +234,7 @@ def _verify_links(connection: sa.Connection) -> Iterator[Damage]:
     expected = {
         (parent, row.id)
         for row in connection.execute(sa.select(posts.c.id, posts.c.parents))
-        for parent in _text.decode(row.parents)
+        for parent in _text.decode_list(row.parents)
     }
     found = {(row.parent, row.child) for row in connection.execute(sa.select(links))}
     for parent, child in sorted(expected ^ found):

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 LEAST_BYTES = 160
 #: The same for values that come again and again, such as authors.
 LEAST_REPEATED_BYTES = 64
-#: The key of a reference, `{"\u0000": hash}`. No other mapping may have it.
-_MARK = "\x00"
+#: The key of a reference, `{DEL: hash}`: one byte, also in JSON. No other mapping may have it, and text of
+#: others has none (`_text.clean`).
+_MARK = "\x7f"
 #: How a reference begins in the text of a row, and all of it.
-SIGN = '{"\\u0000":"'
-_REFERENCE = re.compile(r'\{"\\u0000":"([A-Za-z0-9_-]{43})"\}')
+SIGN = f'{{"{_MARK}":"'
+_REFERENCE = re.compile(rf'\{{"{_MARK}":"([A-Za-z0-9_-]{{43}})"\}}')
 INCOMPLETE = "a part of its content is missing or damaged"
 _PLAIN, _DEFLATED = b"t", b"z"
 #: Up to so many bytes of new parts are stored without asking which of them are there: of a post of 1 KB that
@@ -146,7 +147,7 @@ def verify(connection: sa.Connection) -> tuple[set[str], list[Damage]]:
 def _taken_apart(value: Any, found: dict[str, bytes], *, least: int = LEAST_BYTES) -> Any:
     if isinstance(value, Mapping):
         if _MARK in value:
-            raise DataError("a mapping has a NUL character as its key", expected="keys that are words")
+            raise DataError("a mapping has the character DEL as its key", expected="keys that are words")
         value = {key: _taken_apart(entry, found) for key, entry in value.items()}
     elif isinstance(value, (list, tuple)):
         value = [_taken_apart(entry, found) for entry in value]

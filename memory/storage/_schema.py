@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 
@@ -175,6 +175,7 @@ journal = sa.Table(
     sa.Column("value", _Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("hash", Id, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # A prompt is its last message and the prompt before it: turns of one conversation share their beginning.
@@ -184,6 +185,7 @@ prompts = sa.Table(
     sa.Column("hash", Id, primary_key=True),
     sa.Column("parent", Id, nullable=False),
     sa.Column("message", _Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 traces = sa.Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from docendo.errors import DataError, IntegrityError
@@ -15,13 +15,18 @@ MAX_DEPTH = 64
 
 
 def clean(text: str) -> str:
-    r"""Makes text storable everywhere: lone surrogates and NUL become visible escapes, the rest stays.
+    r"""Makes text storable everywhere: lone surrogates, NUL and DEL become visible escapes, the rest stays.
 
     Example:
         >>> clean("a\x00b")
         'a\\x00b'
     """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
+    return (
+        text.encode("utf-8", "backslashreplace")
+        .decode("utf-8")
+        .replace("\x00", "\\x00")
+        .replace("\x7f", "\\x7f")
+    )
 
 
 def plain(value: Any, where: str, *, cleaned: bool = False, depth: int = 0) -> Any:
@@ -85,6 +90,16 @@ def encode(value: Any) -> str:
 def decode(text: str) -> Any:
     """Reads what `encode` wrote."""
     return json.loads(text)
+
+
+def encode_list(values: Sequence[Any]) -> str:
+    """A list as `encode` writes it, without its brackets: most lists in rows are empty or short."""
+    return encode(list(values))[1:-1]
+
+
+def decode_list(text: str) -> tuple[Any, ...]:
+    """Reads what `encode_list` wrote."""
+    return tuple(json.loads(f"[{text}]"))
 
 
 def name(value: str, where: str, *, empty: bool = False) -> str:

@@ -263,7 +263,7 @@ def test_another_sqlite_file_is_not_read_as_a_board(tmp_path):
 def test_a_newer_schema_is_refused(database):
     with database.transaction() as connection:
         connection.exec_driver_sql("UPDATE docendo_meta SET value = '99'")
-    with pytest.raises(DataError, match="schema version 99; expected version 2"):
+    with pytest.raises(DataError, match="schema version 99; expected version 3"):
         Database.open(database.path)
 
 
