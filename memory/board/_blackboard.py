@@ -133,7 +133,7 @@ class Blackboard(Store):
 
         Args:
             kind: What it is: one of the channel's kinds.
-            body: The content. Lone surrogates, NUL and DEL in text become visible escapes such as `\x00`.
+            body: The content. Lone surrogates and NUL in text become visible escapes such as `\x00`.
             author: Who wrote it: known to the calling code, never read from model text.
             key: Idempotency key, for example `run/item/node/step`.
             run: Run id.

@@ -65,8 +65,7 @@ class Document(Record):
 class Documents:
     """The documents of a board.
 
-    Labels of namespaces hold no period. Lone surrogates, NUL and DEL in names and values become visible
-    escapes.
+    Labels of namespaces hold no period. Lone surrogates and NUL in names and values become visible escapes.
 
     Example:
         >>> from docendo.memory import Blackboard

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from docendo.errors import DataError, IntegrityError
+from docendo.errors import IntegrityError
 from docendo.memory.storage import _schema
 from docendo.memory.storage._chain import Damage
 from docendo.memory.storage._text import encode
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 LEAST_BYTES = 160
 #: The same for values that come again and again, such as authors.
 LEAST_REPEATED_BYTES = 64
-#: The key of a reference, `{DEL: hash}`: one byte, also in JSON. No other mapping may have it, and text of
-#: others has none (`_text.clean`).
+#: The key of a reference, `{DEL: hash}`: one byte, also in JSON. A key of a value that is DEL alone, once or
+#: more, is stored with one more.
 _MARK = "\x7f"
 #: How a reference begins in the text of a row, and all of it.
 SIGN = f'{{"{_MARK}":"'
@@ -55,9 +55,6 @@ def store(database: Database, connection: sa.Connection, value: Any, *, whole: b
 
     Must run inside a write transaction. With `whole` the value itself counts as a part: for values that
     come again and again.
-
-    Raises:
-        DataError: if a mapping has the key that marks references.
     """
     text, parts = prepare(value, whole=whole)
     keep(database, connection, parts)
@@ -68,7 +65,7 @@ def prepare(value: Any, *, whole: bool = False) -> tuple[str, dict[str, bytes]]:
     """The text that `store` returns, and the parts that it stores, by their hashes."""
     found: dict[str, bytes] = {}
     if isinstance(value, Mapping) and not whole:
-        text = encode({key: _taken_apart(entry, found) for key, entry in value.items()})
+        text = encode({_kept(key): _taken_apart(entry, found) for key, entry in value.items()})
     else:
         text = encode(_taken_apart(value, found, least=LEAST_REPEATED_BYTES if whole else LEAST_BYTES))
     return text, found
@@ -146,9 +143,7 @@ def verify(connection: sa.Connection) -> tuple[set[str], list[Damage]]:
 
 def _taken_apart(value: Any, found: dict[str, bytes], *, least: int = LEAST_BYTES) -> Any:
     if isinstance(value, Mapping):
-        if _MARK in value:
-            raise DataError("a mapping has the character DEL as its key", expected="keys that are words")
-        value = {key: _taken_apart(entry, found) for key, entry in value.items()}
+        value = {_kept(key): _taken_apart(entry, found) for key, entry in value.items()}
     elif isinstance(value, (list, tuple)):
         value = [_taken_apart(entry, found) for entry in value]
     elif not isinstance(value, str):
@@ -163,6 +158,14 @@ def _taken_apart(value: Any, found: dict[str, bytes], *, least: int = LEAST_BYTE
     name = hashlib.sha256(raw).hexdigest()
     found[name] = raw
     return {_MARK: _shortened(name)}
+
+
+def _kept(key: str) -> str:
+    return _MARK + key if key[:1] == _MARK and not key.strip(_MARK) else key
+
+
+def _given(key: str) -> str:
+    return key[1:] if key[:1] == _MARK and not key.strip(_MARK) else key
 
 
 def _packed(raw: bytes) -> bytes:
@@ -194,7 +197,7 @@ def _put_together(value: Any, known: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
         if _MARK in value:
             return _put_together(known[_spelled_out(value[_MARK])], known)
-        return {key: _put_together(entry, known) for key, entry in value.items()}
+        return {_given(key): _put_together(entry, known) for key, entry in value.items()}
     if isinstance(value, list):
         return [_put_together(entry, known) for entry in value]
     return value

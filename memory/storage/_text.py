@@ -15,18 +15,13 @@ MAX_DEPTH = 64
 
 
 def clean(text: str) -> str:
-    r"""Makes text storable everywhere: lone surrogates, NUL and DEL become visible escapes, the rest stays.
+    r"""Makes text storable everywhere: lone surrogates and NUL become visible escapes, the rest stays.
 
     Example:
         >>> clean("a\x00b")
         'a\\x00b'
     """
-    return (
-        text.encode("utf-8", "backslashreplace")
-        .decode("utf-8")
-        .replace("\x00", "\\x00")
-        .replace("\x7f", "\\x7f")
-    )
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
 
 
 def plain(value: Any, where: str, *, cleaned: bool = False, depth: int = 0) -> Any:
