@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ os.environ["LANGSMITH_TRACING"] = "false"
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(_HERE / "guard"), os.environ.get("PYTHONPATH", "")])
 )
+
+# A job that a script runs in the background ignores Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _load(name: str, file: Path) -> Any:

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("agents", "distill", "evals", "graphs", "memory")
+MEMORY = ("board", "memories", "requests", "runs", "storage")
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,11 +35,12 @@ def run(tree: Path, *command: str) -> str:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of the sources, small rooms that import nothing, links as tracked."""
-    for name in (*ROOMS, "docendo"):
+    for name in (*ROOMS, *(f"memory/{part}" for part in MEMORY), "docendo"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text('"""A room."""\n')
     for file in (ROOT / "docendo").glob("*.py"):
         shutil.copy(file, tmp_path / "docendo")
+    (tmp_path / "memory" / "_verify.py").write_text('"""Nothing."""\n')
     (tmp_path / "docendo" / "__init__.py").write_text('"""The facade."""\n')
     (tmp_path / "docendo" / "__main__.py").write_text('"""Nothing."""\n')
     (tmp_path / "docendo" / "cli").mkdir()
@@ -62,19 +64,17 @@ def test_a_type_error_in_any_room_is_found(tree: Path) -> None:
 def test_an_upward_import_is_found(tree: Path) -> None:
     arguments = ("lint-imports", "--no-cache", "--config", "../pyproject.toml")
     assert "exit 0" in run(tree, *arguments)
-    for lower, upper in (
+    wrong = (
         ("memory", "agents"),
         ("agents", "graphs"),
         ("graphs", "evals"),
         ("evals", "distill"),
-    ):
-        (tree / lower / "_up.py").write_text(f'"""Wrong."""\n\nimport docendo.{upper}\n')
+        ("memory.storage", "memory.board"),
+        ("memory.requests", "memory.runs"),
+    )
+    for lower, upper in wrong:
+        (tree / lower.replace(".", "/") / "_up.py").write_text(f'"""Wrong."""\n\nimport docendo.{upper}\n')
     output = run(tree, *arguments)
-    for lower, upper in (
-        ("memory", "agents"),
-        ("agents", "graphs"),
-        ("graphs", "evals"),
-        ("evals", "distill"),
-    ):
+    for lower, upper in wrong:
         assert f"docendo.{lower} is not allowed to import docendo.{upper}" in output, output
     assert "exit 1" in output
