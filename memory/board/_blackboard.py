@@ -158,11 +158,12 @@ class Blackboard(Store):
             )
         links, turns = _ids(parents, "parents"), _ids(traces, "traces")
         stamp = _text.mapping(_text.decode(_text.author(author)), "author")
-        self._channel(channel).check(kind, content, author)
+        declared = self._channel(channel)
+        declared.check(kind, content, author)
         values = {
             "id": digest(self.name, key)[:16],
             "key": key,
-            "channel": channel,
+            "channel": declared.name,
             "kind": kind,
             "run": _text.name(run, "run", empty=True),
             "item": _text.name(item, "item", empty=True),
@@ -527,6 +528,7 @@ class Blackboard(Store):
                     return
 
     def _channel(self, name: str) -> Channel:
+        name = _text.clean(name)
         # A declaration never changes, so one that is known need not be read again.
         if name not in self._channels:
             self._channels = self.channels()
@@ -541,7 +543,7 @@ class Blackboard(Store):
     def _known(self, connection: sa.Connection, *, kind: str | None, channel: str | None) -> None:
         """A mistyped kind or channel must not look like one without posts."""
         declared = _channels.read(connection, self.name)
-        if channel is not None and channel not in declared:
+        if channel is not None and _text.clean(channel) not in declared:
             raise DataError(
                 f"board {self.name!r} has no channel {channel!r}", expected=f"one of {', '.join(declared)}"
             )

@@ -72,7 +72,7 @@ class Channel(Record):
 
     def __post_init__(self) -> None:
         """Checks names and types, so that a mistake fails where it is written."""
-        _text.name(self.name, "the channel's name")
+        object.__setattr__(self, "name", _text.name(self.name, "the channel's name"))
         for name in ("kinds", "readers", "writers"):
             value: object = getattr(self, name)
             if isinstance(value, str) or not value:
@@ -84,7 +84,8 @@ class Channel(Record):
         fields: object = self.fields
         if not isinstance(fields, Mapping):
             raise ConfigError(f"fields of channel {self.name!r} is {fields!r}", expected="types by name")
-        object.__setattr__(self, "fields", dict(fields))
+        cleaned = {_text.name(name, "a field's name"): kind for name, kind in fields.items()}
+        object.__setattr__(self, "fields", cleaned)
         for name, kind in self.fields.items():
             if kind not in _TYPES:
                 raise ConfigError(

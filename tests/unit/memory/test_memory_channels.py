@@ -30,6 +30,12 @@ def test_a_declared_channel_is_there_for_other_processes(board, database_url):
     assert board.posts(channel="offers", kind="offer", newest=True, limit=1) == [post]
 
 
+def test_names_are_stored_as_they_are_looked_for(board):
+    board.declare(Channel(name="odd\x00", fields={"n\ud800": "number"}))
+    post = board.post("offer", {"n\ud800": 1}, author=HELPER, key="1", channel="odd\x00")
+    assert board.posts(channel="odd\x00") == [post]
+
+
 def test_another_declaration_of_the_same_name_is_refused(board):
     board.declare(OFFERS)
     with pytest.raises(DataError, match="'offers' of board 'main' is declared with other readers"):
