@@ -127,15 +127,15 @@ def test_packed_attention_is_that_of_each_row_alone(
     if heads == 4:  # every step of another length has a call of its own, and beginnings need no mask
         monkeypatch.setattr(_slots, "IDLE_READ_BYTES", 0)
         monkeypatch.setattr(_slots, "LONG_BEGINNING", 4)
-    rng, generator = random.Random(heads), torch.Generator().manual_seed(1)
+    rng, generator = random.Random(heads + 1), torch.Generator().manual_seed(1)
     rows = [
         [torch.randn(n, length, 8, generator=generator) for n in (heads, kv, kv)]
-        for length in (1, 40, 40, 600, 600, 23)
+        for length in (1, 40, 38, 40, 39, 600, 590, 595, 33)
     ]
     cache = SlotCache(KVShape(1, kv, 8, 8))
     done, outputs = [0] * len(rows), [[] for _ in rows]  # type: ignore[var-annotated]
     order = list(range(len(rows)))
-    together = 0
+    together = padded = 0
     while order:
         # Some neighbouring rows that have begun take one step each; others bring more, or nothing.
         low = rng.randrange(len(rows))
@@ -146,10 +146,12 @@ def test_packed_attention_is_that_of_each_row_alone(
         layout = Layout(starts=[done[slot] for slot in steps], stretches=[], first=steps[0] if steps else 0)
         pieces = [(slot, done[slot], 1) for slot in steps]
         offset = len(steps)
-        usual = rng.choice([5, 300])
+        usual, begun = rng.choice([5, 300]), any(done)
         for slot in order:
-            if slot not in steps and rng.random() < 0.8:
-                width = min(rng.choice([1, usual, usual, usual]), rows[slot][0].shape[1] - done[slot])
+            if slot not in steps and (not begun or rng.random() < 0.8):
+                # At first neighbours of unequal widths; later whatever comes.
+                width = rng.choice([1, usual, usual, usual - 1]) if begun else 5 - slot % 2
+                width = min(width, rows[slot][0].shape[1] - done[slot])
                 layout.stretches.append(Stretch(slot, done[slot], offset, width))
                 pieces.append((slot, done[slot], width))
                 offset += width
@@ -157,7 +159,8 @@ def test_packed_attention_is_that_of_each_row_alone(
             continue
         cache.reserve(len(rows), max(start + width for _, start, width in pieces))
         cache.aim(layout)
-        together += sum(len(alike) > 1 for alike in cache.alike)
+        together += sum(len(group.stretches) > 1 for group in cache.alike)
+        padded += sum(group.spread is not None for group in cache.alike)
         query, key, value = (
             torch.cat([rows[slot][part][:, start : start + width] for slot, start, width in pieces], 1)[None]
             for part in range(3)
@@ -173,6 +176,7 @@ def test_packed_attention_is_that_of_each_row_alone(
             done[slot] += width
         order = [slot for slot in order if done[slot] < rows[slot][0].shape[1]]
     assert together
+    assert padded
     for (query, key, value), output in zip(rows, outputs, strict=True):
         wanted = expected(query, key, value, window, cap).transpose(0, 1).float()
         torch.testing.assert_close(torch.cat(output), wanted, atol=2e-5, rtol=2e-5)
