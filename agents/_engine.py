@@ -466,8 +466,8 @@ class Engine:
 
     def drop_adapter(self, name: str) -> None:
         """Forgets an adapter; requests that already run with it finish."""
-        self._adapter(name)
         with self._adapting, self.paused():
+            self._adapter(name)
             del self._adapters[name]
             self._worker.loop.router.fusing.keep(set(self._adapters.values()))
 

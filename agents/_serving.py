@@ -150,16 +150,16 @@ def _served(loop: DecodeLoop, ids: Sequence[int]) -> tuple[torch.Tensor, set[int
     window in a mask of its own, none that its own attention is still in place.
     """
     size = len(ids)
-    first = Layout(starts=[], stretches=[Stretch(0, 0, 0, 5), Stretch(1, 0, 5, 5)])  # in one call
+    first = Layout(starts=[], stretches=[Stretch(0, 0, 0, 5), Stretch(1, 0, 5, 4)])  # in one call
     more = Layout(starts=[], stretches=[Stretch(0, 5, 0, 2)])
-    second = Layout(starts=[7], stretches=[Stretch(1, 5, 1, size - 5), Stretch(2, 0, size - 4, size)])
-    _run(loop, first, [*ids[:5], *ids[:5]], [*range(5), *range(5)])
+    second = Layout(starts=[7], stretches=[Stretch(1, 4, 1, size - 4), Stretch(2, 0, size - 3, size)])
+    _run(loop, first, [*ids[:5], *ids[:4]], [*range(5), *range(4)])
     _run(loop, more, ids[5:7], [5, 6])
     loop.cache.long_beginning = size - 1  # the whole beginning is one
-    hidden = _run(loop, second, [ids[7], *ids[5:], *ids], [7, *range(5, size), *range(size)])
+    hidden = _run(loop, second, [ids[7], *ids[4:], *ids], [7, *range(4, size), *range(size)])
     loop.cache.long_beginning = LONG_BEGINNING
     # A step's masks are made for the windows that are asked for.
-    return loop._logits(hidden[[0, size - 5, 2 * size - 5]]), second.windows
+    return loop._logits(hidden[[0, size - 4, 2 * size - 4]]), second.windows
 
 
 def _run(loop: DecodeLoop, layout: Layout, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:

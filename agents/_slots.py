@@ -386,22 +386,16 @@ def _stretches(
         each = query.unflatten(1, (pieces, width)).unbind(1)
         found = torch.cat([_beginning(cache, slot + number, one, how) for number, one in enumerate(each)])
     else:
-        found = _masked(cache, layout, (slot, start, width, pieces), query, how)
+        found = _masked(cache, layout, group, query, how)
     return found if group.kept is None else found.index_select(0, group.kept)
 
 
-def _masked(
-    cache: SlotCache,
-    layout: Layout,
-    place: tuple[int, int, int, int],
-    query: torch.Tensor,
-    how: _How,
-) -> torch.Tensor:
-    """Pieces of one start and width, (heads, pieces x width, size) -> (pieces x width, heads, value size).
+def _masked(cache: SlotCache, layout: Layout, group: Group, query: torch.Tensor, how: _How) -> torch.Tensor:
+    """Pieces padded to one width, (heads, pieces x width, size) -> (pieces x width, heads, value size).
 
     What a slot holds beyond a shorter piece is hidden from all tokens that are not padding.
     """
-    slot, start, width, pieces = place
+    (slot, start, *_), pieces, width = group.stretches[0], len(group.stretches), group.width
     heads, _, size = query.shape
     kv = cache.shape.heads
     groups = heads // kv
