@@ -528,7 +528,7 @@ class Blackboard(Store):
                     return
 
     def _channel(self, name: str) -> Channel:
-        name = _text.clean(name)
+        name = _text.name(name, "the post's channel", empty=True)
         # A declaration never changes, so one that is known need not be read again.
         if name not in self._channels:
             self._channels = self.channels()
@@ -543,7 +543,7 @@ class Blackboard(Store):
     def _known(self, connection: sa.Connection, *, kind: str | None, channel: str | None) -> None:
         """A mistyped kind or channel must not look like one without posts."""
         declared = _channels.read(connection, self.name)
-        if channel is not None and _text.clean(channel) not in declared:
+        if channel is not None and _text.name(channel, "the channel", empty=True) not in declared:
             raise DataError(
                 f"board {self.name!r} has no channel {channel!r}", expected=f"one of {', '.join(declared)}"
             )

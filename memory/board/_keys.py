@@ -86,8 +86,8 @@ class Keys:
         """Returns the keys that begin with `prefix`, sorted."""
         table = _schema.keys
         query = sa.select(table.c.key).distinct().where(table.c.board == self._board)
-        if _text.name(prefix, "prefix", empty=True):
-            query = query.where(table.c.key.startswith(_text.clean(prefix), autoescape=True))
+        if start := _text.name(prefix, "prefix", empty=True):
+            query = query.where(table.c.key.startswith(start, autoescape=True))
         with self._database.reading() as connection:
             return sorted(connection.scalars(query))
 

@@ -187,7 +187,8 @@ def reached(post_id: str, start: str, end: str) -> sa.Select[Any]:
 
 def places(**names: str | None) -> list[str]:
     """Search terms for where posts stand; None is anywhere."""
-    return _search.scope(**{name: _text.clean(value) for name, value in names.items() if value})
+    given = {name: value for name, value in names.items() if value is not None and value != ""}
+    return _search.scope(**{name: _text.name(value, name) for name, value in given.items()})
 
 
 def terms(row: Mapping[Any, Any], body: Any) -> list[str]:
