@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from docendo.agents._attention import attending
 from docendo.agents._jobs import Desk, Job
 from docendo.agents._lora import LoadedAdapter
-from docendo.agents._prefixes import MIN_PREFIX, Match, PrefixTree, shared_length
+from docendo.agents._prefixes import MIN_PREFIX, Beginning, Match, PrefixTree, shared_length
 from docendo.agents._rows import Row, RowLoop
 from docendo.agents._sampling import Draw, sample_seed
-from docendo.agents._slots import KVShape, Layout, SlotCache, Stretch, attending
+from docendo.agents._slots import KEY_BLOCK, KVShape, Layout, Shared, SlotCache, Stored, Stretch, whole_blocks
 
 #: Prompt tokens per pass while rows are being decoded: bounds how long their next token can be delayed.
 MIXED_TOKENS = 1024
@@ -33,6 +34,9 @@ ADMISSION_WINDOW = 256
 HEAD_POSITIONS = 256
 #: Memory that an idle engine keeps for rows to come.
 IDLE_BYTES = 256 << 20
+#: Bytes of a layer that a pass must not have to read again and again for rows to share a beginning: their
+#: attention then has one more call and sum, which take 100 microseconds on two cores.
+LEAST_SHARED_BYTES = 1 << 20
 
 
 class Feed(NamedTuple):
@@ -63,7 +67,7 @@ class DecodeLoop(RowLoop):
         invariant: bool = False,
         flops: Callable[[int, int, int, LoadedAdapter | None], float] = lambda *_: 0.0,
     ) -> None:
-        """Prepares a model in eval mode, whose attention is that of `_slots`.
+        """Prepares a model in eval mode, whose attention is that of `_attention`.
 
         Args:
             model: The causal language model.
@@ -125,12 +129,16 @@ class DecodeLoop(RowLoop):
 
     # --- admission -------------------------------------------------------------------------------
 
-    def _room(self, job: Job) -> int:
-        """How many rows can be added for `job`, by the row limit and the cache's memory limit."""
-        longest = max([job.longest, *(row.job.longest for row in self.rows)])
+    def _room(self, job: Job, starting: Sequence[Job] = ()) -> int:
+        """How many rows can be added for `job`, by the row limit and the cache's memory limit.
+
+        Args:
+            starting: Jobs that will have a row each before.
+        """
+        longest = whole_blocks(max(one.longest for one in (job, *starting, *self.running)))
         limit = min(self.max_rows, self.cache_bytes // (self.cache.bytes_per_token * longest))
         # A request that alone is larger than the limit still runs, by itself.
-        return max(limit, 1) - len(self.rows)
+        return max(limit, 1) - len(self.rows) - len(starting)
 
     def _admit(self) -> None:
         """Gives waiting jobs rows, in order, while there is room and not enough prompt to compute.
@@ -141,21 +149,23 @@ class DecodeLoop(RowLoop):
         backlog = [row for row in self.rows if not row.stepping]
         ahead = {id(row.job): row.job for row in backlog}
         tokens = sum(len(row.context) - row.length for row in backlog)
-        chosen: list[Job] = []
+        chosen: list[tuple[Job, Match]] = []
         for job in self.desk.waiting[:ADMISSION_WINDOW]:
-            if tokens >= PREFILL_TOKENS or self._room(job) < 1:
+            if tokens >= PREFILL_TOKENS or self._room(job, [other for other, _ in chosen]) < 1:
                 break
             match = self._match(job)
             if self.prefixes.capacity and any(
                 self._worth_waiting(job, match, other) for other in ahead.values()
             ):
                 continue
-            self._start(job, match)
             ahead[id(job)] = job
-            chosen.append(job)
+            chosen.append((job, match))
             tokens += len(job.context) - match.length
+        # Rows of one adapter stand side by side, so that they share its products and calls of attention.
+        for job, match in sorted(chosen, key=lambda pair: _adapter_key(pair[0])):
+            self._start(job, match)
         if chosen:
-            self.desk.take(chosen)
+            self.desk.take([job for job, _ in chosen])
 
     def _worth_waiting(self, job: Job, match: Match, other: Job) -> bool:
         """Whether `other`, which is being computed, will store a beginning that spares `job` enough."""
@@ -194,12 +204,48 @@ class DecodeLoop(RowLoop):
         if job.pending == job.params.n:
             job.cached = match.length
         job.pending -= 1
+        row.shared = self._beginning(job, match)
+        row.length = row.shared.length if row.shared else 0
         slot = len(self.rows)
         self.rows.append(row)
-        self.cache.reserve(len(self.rows), max(match.length, *(other.length for other in self.rows)))
-        for piece in match.pieces:
-            self.cache.write(slot, row.length, piece)
-            row.length += piece.keys.shape[1]
+        self.cache.reserve(
+            len(self.rows), max(match.length - row.length, *(other.held for other in self.rows))
+        )
+        for piece in match.part(row.length, match.length):
+            self.cache.write(slot, row.held, piece)
+            row.length += piece.length
+
+    def _beginning(self, job: Job, match: Match) -> Beginning | None:
+        """What of a stored beginning a job shares with other rows: what some share already, or another."""
+        if self.invariant or not match.length or not self.cache.sharing:
+            return None
+        key, _ = job.prefix(len(job.prompt) - 1)
+        running = {id(row.shared): row.shared for row in self.rows if row.shared}.values()
+        fitting = [one for one in running if one.length <= match.length and one.begins(key, job.context)]
+        longest = max(fitting, key=lambda one: one.length, default=None)
+        if longest and 2 * longest.length >= match.length:
+            return longest
+        # Of rows that run some hold it in their slots; they count, because what came before may come again.
+        others = {id(other): other for other in (*self.running, *self.desk.waiting[:ADMISSION_WINDOW])}
+        lengths = sorted(
+            (
+                _shareable(shared_length(job.context[: match.length], other.context))
+                for other in others.values()
+                if other is not job and other.prefix(len(other.prompt) - 1)[0] == key
+            ),
+            reverse=True,
+        )
+        # So many others have so many tokens in common with it.
+        spared, length = max(
+            ((number * length, length) for number, length in enumerate(lengths, start=1)), default=(0, 0)
+        )
+        if not self._worth_sharing(spared) or (longest and length <= longest.length):
+            return longest
+        return Beginning(key=key, tokens=tuple(job.context[:length]), stored=Stored.of(match.part(0, length)))
+
+    def _worth_sharing(self, tokens: int) -> bool:
+        """Whether not reading so many tokens in a pass outweighs what sharing costs."""
+        return tokens * self.cache.bytes_per_token >= LEAST_SHARED_BYTES * self.cache.shape.layers
 
     # --- one pass --------------------------------------------------------------------------------
 
@@ -221,7 +267,7 @@ class DecodeLoop(RowLoop):
                 tokens = row.context[row.length : row.length + limit]
                 budget -= len(tokens)
                 pieces.append(Feed(slot, row, tokens))
-        return steps + sorted(pieces, key=_adapter_key)
+        return steps + sorted(pieces, key=lambda feed: _adapter_key(feed.row.job))
 
     def _pass(self, feeds: list[Feed]) -> None:
         """Runs rows over their new tokens, and gives each what it has been waiting for."""
@@ -277,7 +323,7 @@ class DecodeLoop(RowLoop):
         """Runs a packed pass; returns hidden states (tokens, hidden) and where each row's begin."""
         steps = [feed for feed in feeds if feed.row.stepping]
         layout = Layout(
-            starts=[feed.row.length for feed in steps], stretches=[], first=steps[0].slot if steps else 0
+            starts=[feed.row.held for feed in steps], stretches=[], first=steps[0].slot if steps else 0
         )
         ids: list[int] = []
         positions: list[int] = []
@@ -285,10 +331,11 @@ class DecodeLoop(RowLoop):
         for slot, row, tokens in feeds:
             offsets.append(len(ids))
             if not row.stepping:
-                layout.stretches.append(Stretch(slot, row.length, len(ids), len(tokens)))
+                layout.stretches.append(Stretch(slot, row.held, len(ids), len(tokens)))
             ids += tokens
             positions += range(row.length, row.length + len(tokens))
-        self.cache.reserve(len(self.rows), max(row.length + len(tokens) for _, row, tokens in feeds))
+        layout.shared = self._shared(feeds, offsets, len(ids))
+        self.cache.reserve(len(self.rows), max(row.held + len(tokens) for _, row, tokens in feeds))
         self.cache.aim(layout)
         self.router.route(_adapter_runs(feeds), self.device, self.dtype)
         attending(self.cache)
@@ -303,6 +350,17 @@ class DecodeLoop(RowLoop):
             attending(None)
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden, offsets
+
+    def _shared(self, feeds: Sequence[Feed], offsets: Sequence[int], total: int) -> list[Shared]:
+        """The beginnings that rows of a pass share, and which of its tokens are theirs."""
+        places: dict[Beginning, list[int]] = {}
+        for (_, row, tokens), offset in zip(feeds, offsets, strict=True):
+            if row.shared:
+                places.setdefault(row.shared, []).extend(range(offset, offset + len(tokens)))
+        return [
+            Shared(one.stored, None if len(at) == total else torch.tensor(at, device=self.device))
+            for one, at in places.items()
+        ]
 
     def _log_probabilities(self, hidden: torch.Tensor, targets: list[int]) -> list[float]:
         found: list[float] = []
@@ -340,8 +398,9 @@ class DecodeLoop(RowLoop):
             finite = bool(logits[number].isfinite().all())
             self._store_prefix(row, finite=finite)
             self._stand_in_front(row)
-            room = self._room(job) if finite else 0
-            for _ in range(min(job.pending, room)):
+            further = min(job.pending, self._room(job)) if finite else 0
+            self._share_among_samples(row, further)
+            for _ in range(further):
                 index = job.params.n - job.pending
                 twin = Row(
                     job=job,
@@ -349,11 +408,12 @@ class DecodeLoop(RowLoop):
                     seed=sample_seed(job.seed, index),
                     context=row.context,
                     length=row.length,
+                    shared=row.shared,
                 )
                 job.pending -= 1
                 self.rows.append(twin)
-                self.cache.reserve(len(self.rows), row.length)
-                self.cache.copy(self._slot(row), len(self.rows) - 1, row.length)
+                self.cache.reserve(len(self.rows), row.held)
+                self.cache.copy(self._slot(row), len(self.rows) - 1, row.held)
                 self._stand_in_front(twin)
                 ready.append(twin)
                 picks.append(number)
@@ -365,6 +425,24 @@ class DecodeLoop(RowLoop):
                 row.matcher = row.job.grammar.matcher()
         return ready, None if len(picks) == len(rows) else picks
 
+    def _share_among_samples(self, row: Row, further: int) -> None:
+        """Takes a prompt out of its slot, to be shared by so many further samples, where that is worth it."""
+        if self.invariant or not self.cache.sharing or not self._worth_sharing(further * row.held):
+            return
+        length = _shareable(row.length)
+        if length and (not row.shared or row.held >= row.shared.length):
+            rest = self._read(row, length, row.length)
+            row.shared = Beginning(key=None, tokens=None, stored=self._read(row, 0, length))
+            self.cache.write(self._slot(row), 0, rest)
+
+    def _read(self, row: Row, start: int, stop: int) -> Stored:
+        """A copy of a row's keys and values from one token to another."""
+        before = row.length - row.held
+        own = self.cache.read(self._slot(row), max(start - before, 0), max(stop - before, 0))
+        if row.shared is None or start >= before:
+            return own
+        return Stored.of([row.shared.stored.part(start, min(stop, before)), own])
+
     def _stand_in_front(self, row: Row) -> None:
         """Moves a row that has begun to step behind those that already do."""
         here = self._slot(row)
@@ -372,19 +450,18 @@ class DecodeLoop(RowLoop):
             (slot for slot, other in enumerate(self.rows) if not other.stepping and slot < here), here
         )
         if here != there:
-            self.cache.swap(here, there, max(row.length, self.rows[there].length))
+            self.cache.swap(here, there, max(row.held, self.rows[there].held))
             self.rows[here], self.rows[there] = self.rows[there], row
 
     def _store_prefix(self, row: Row, *, finite: bool) -> None:
         if not finite:
             self._poisoned(row)
             return
-        slot = self._slot(row)
         key, length = row.job.prefix(len(row.context))
         if self.invariant:
             # Only whole pieces: the bits of a shorter one depend on where its prompt ends.
             length -= length % INVARIANT_TOKENS
-        self.prefixes.put(key, row.context[:length], lambda start, stop: self.cache.read(slot, start, stop))
+        self.prefixes.put(key, row.context[:length], lambda start, stop: self._read(row, start, stop))
 
     def _remove(self, gone: set[Row]) -> None:
         """Takes rows out and fills the holes, so that slots stay dense and stepping rows stay in front."""
@@ -398,7 +475,7 @@ class DecodeLoop(RowLoop):
             holes = sorted(set(range(low, high)) - set(kept))
             movers = [slot for slot in kept if not low <= slot < high]
             for hole, mover in zip(holes, movers, strict=True):
-                self.cache.copy(mover, hole, self.rows[mover].length)
+                self.cache.copy(mover, hole, self.rows[mover].held)
                 rows[hole] = self.rows[mover]
         self.rows = rows[: len(stepping) + len(others)]
 
@@ -412,8 +489,13 @@ def _wanted(row: Row, start: int, stop: int) -> tuple[int, int, list[int]]:
     return low, high, text[low + 1 : high + 1]
 
 
-def _adapter_key(feed: Feed) -> str:
-    return feed.row.job.adapter.key if feed.row.job.adapter else ""
+def _shareable(tokens: int) -> int:
+    """How many of a beginning's tokens are shared: attention over other numbers of keys is slow."""
+    return tokens - tokens % KEY_BLOCK if tokens >= 2 * KEY_BLOCK else 0
+
+
+def _adapter_key(job: Job) -> str:
+    return job.adapter.key if job.adapter else ""
 
 
 def _adapter_runs(feeds: Sequence[Feed]) -> list[tuple[LoadedAdapter | None, int]]:

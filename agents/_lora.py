@@ -77,6 +77,7 @@ class _Part(NamedTuple):
         long: Whether there are so many tokens that their weights are better not packed.
         terms: Their terms by layers, as far as they have been needed.
         gate: Which ranks act on which token, (tokens, ranks); None if all do on all.
+        places: Where in the pass the tokens stand if the part is of some only; they are what is counted then.
         gates: The gate for several layers at once, by their number.
     """
 
@@ -87,6 +88,7 @@ class _Part(NamedTuple):
     terms: dict[RoutedLinear, _Term | None]
     gate: torch.Tensor | None
     gates: dict[int, torch.Tensor]
+    places: torch.Tensor | None = None
 
     def gate_for(self, layers: int) -> torch.Tensor | None:
         """The gate, repeated for so many layers."""
@@ -142,7 +144,7 @@ class AdapterRouter:
         """
         self.parts = []
         active = frozenset(owner for owner, _ in runs if owner is not None)
-        self._fused = self.fusing.choose(active, self._fused_bytes)
+        self._fused = None if _sparse(runs) else self.fusing.choose(active, self._fused_bytes)
         if self._fused is not None:
             self._stack_up(0, runs, device, dtype)
             return
@@ -169,6 +171,11 @@ class AdapterRouter:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        places = None
+        if _sparse(runs):
+            # Activated adapters (aLoRA) act on the end of a prompt: the rest is no work of theirs.
+            places = _active_places(start, runs).to(device)
+            runs = [(owner, count) for owner, count in runs if owner is not None]
         owners_here = self._fused or {owner for owner, _ in runs if owner is not None}
         active = tuple(sorted(owners_here, key=id))
         if not active:
@@ -184,13 +191,19 @@ class AdapterRouter:
                 torch.tensor([count for _, count in runs]),
             )
             gate = (mine[:, None] == owners).to(device, dtype)
-        self._add_part(start, sum(count for _, count in runs), active, gate)
+        self._add_part(start, sum(count for _, count in runs), active, gate, places)
 
     def _add_part(
-        self, start: int, count: int, adapters: tuple[LoadedAdapter, ...], gate: torch.Tensor | None
+        self,
+        start: int,
+        count: int,
+        adapters: tuple[LoadedAdapter, ...],
+        gate: torch.Tensor | None,
+        places: torch.Tensor | None = None,
     ) -> None:
         key = (adapters, count >= LONG_RUN)
-        self.parts.append(_Part(start, start + count, *key, self._stacks.setdefault(key, {}), gate, {}))
+        terms = self._stacks.setdefault(key, {})
+        self.parts.append(_Part(start, start + count, *key, terms, gate, {}, places))
 
     def _fused_bytes(self, ranks: int) -> float:
         """Bytes of all weights that adapters act on, fused with so many ranks each."""
@@ -234,6 +247,11 @@ class AdapterRouter:
             if term is None:
                 continue
             gate = part.gate_for(term.layers)
+            if part.places is not None:
+                active = flat.index_select(0, part.places)
+                active = term.up.onto(term.down.times(given.index_select(0, part.places), gate), active)
+                flat.index_copy_(0, part.places, active)
+                continue
             if part.stop - part.start == len(flat):
                 flat = term.up.onto(term.down.times(given, gate), flat)
                 continue
@@ -242,6 +260,22 @@ class AdapterRouter:
             if total is not mine:
                 mine.copy_(total)
         return flat.view(output.shape)
+
+
+def _sparse(runs: Sequence[tuple[LoadedAdapter | None, int]]) -> bool:
+    """Whether adapters act on few of many tokens."""
+    total = sum(count for _, count in runs)
+    return total >= LONG_RUN and 2 * sum(count for owner, count in runs if owner is not None) <= total
+
+
+def _active_places(start: int, runs: Sequence[tuple[LoadedAdapter | None, int]]) -> torch.Tensor:
+    """Where the tokens stand that adapters act on, if the first one stands at `start`."""
+    places: list[int] = []
+    for owner, count in runs:
+        if owner is not None:
+            places += range(start, start + count)
+        start += count
+    return torch.tensor(places, dtype=torch.long)
 
 
 def _joined(runs: Sequence[tuple[LoadedAdapter | None, int]]) -> list[tuple[LoadedAdapter | None, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from docendo.agents._slots import Stored
@@ -34,6 +35,40 @@ class Match(NamedTuple):
 
     length: int
     pieces: tuple[Stored, ...] = ()
+
+    def part(self, start: int, stop: int) -> list[Stored]:
+        """Views of the keys and values of the tokens from `start` to `stop`."""
+        found, offset = [], 0
+        for piece in self.pieces:
+            low, high = max(start - offset, 0), min(stop - offset, piece.length)
+            if low < high:
+                found.append(piece.part(low, high))
+            offset += piece.length
+        return found
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Beginning:
+    """What running rows have in common: held once, read once a pass for all of them.
+
+    Attributes:
+        key: What the keys and values depend on besides the tokens.
+        tokens: The tokens, or None if no other request may join: then it is of one request's samples.
+        stored: Their keys and values.
+    """
+
+    key: str | None
+    tokens: tuple[int, ...] | None
+    stored: Stored
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return self.stored.length
+
+    def begins(self, key: str | None, tokens: Sequence[int]) -> bool:
+        """Whether a request with these tokens may share it."""
+        return self.tokens is not None and key == self.key and tuple(tokens[: self.length]) == self.tokens
 
 
 class PrefixTree:

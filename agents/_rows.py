@@ -12,6 +12,7 @@ import torch
 from docendo.agents._grammar import Matcher
 from docendo.agents._jobs import NOT_FINITE, Desk, Job
 from docendo.agents._lora import AdapterRouter
+from docendo.agents._prefixes import Beginning
 from docendo.agents._sampling import Draw, draw
 from docendo.agents._streams import certain_text
 from docendo.errors import DocendoError, ModelFailure
@@ -28,6 +29,7 @@ class Row:
         seed: Seed of its random numbers.
         context: Tokens that come before the first generated one.
         length: How many of its tokens the cache holds.
+        shared: What it has in common with other rows, held once for all of them; its slot holds the rest.
         wanted: First position whose next token's log-probability is asked for, or None.
     """
 
@@ -36,6 +38,7 @@ class Row:
     seed: int
     context: list[int]
     length: int = 0
+    shared: Beginning | None = None
     wanted: int | None = None
     matcher: Matcher | None = None
     tokens: list[int] = field(default_factory=list)
@@ -43,6 +46,11 @@ class Row:
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     sent_text: int = 0
     sent_tokens: int = 0
+
+    @property
+    def held(self) -> int:
+        """How many tokens its slot holds."""
+        return self.length - (self.shared.length if self.shared else 0)
 
     @property
     def stepping(self) -> bool:

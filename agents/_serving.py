@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from docendo.agents._attention import ATTENTION, attending
 from docendo.agents._generate import GenerateLoop
 from docendo.agents._jobs import Desk
 from docendo.agents._linear import join_linears, pack_linears
 from docendo.agents._loop import DecodeLoop
-from docendo.agents._slots import ATTENTION, LONG_BEGINNING, KVShape, Layout, Stretch, attending
+from docendo.agents._slots import LONG_BEGINNING, KVShape, Layout, Shared, Stretch
 
 _log = logging.getLogger("docendo.engine")
 _LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -82,7 +83,7 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         return f"a packed pass fails ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
     if windows != _windows(text):
         return "its layers do not ask the engine's attention for what its configuration says"
-    expected = reference.logits[0, [7, _CHECK - 1, _CHECK - 1]].float()
+    expected = reference.logits[0, [7] + [_CHECK - 1] * (len(served) - 1)].float()
     off = (served.float() - expected).abs().max() / expected.std().clamp(min=1e-6)
     # Rounding stays far below; another mask, position or factor is of the order of 1.
     if not off < (0.02 if model.dtype == torch.float32 else 0.3):
@@ -144,7 +145,9 @@ def _windows(config: Any) -> set[int | None]:
 
 
 def _served(loop: DecodeLoop, ids: Sequence[int]) -> tuple[torch.Tensor, set[int | None]]:
-    """Logits of packed passes: after one step, after a later piece, and after a whole beginning.
+    """Logits of packed passes: after one step, and then at the end of all.
+
+    That end is reached by a later piece, by a whole beginning, and behind a shared one where there are such.
 
     And the windows with which the layers asked for attention: fewer than the model's mean that it keeps its
     window in a mask of its own, none that its own attention is still in place.
@@ -159,7 +162,13 @@ def _served(loop: DecodeLoop, ids: Sequence[int]) -> tuple[torch.Tensor, set[int
     hidden = _run(loop, second, [ids[7], *ids[4:], *ids], [7, *range(4, size), *range(size)])
     loop.cache.long_beginning = LONG_BEGINNING
     # A step's masks are made for the windows that are asked for.
-    return loop._logits(hidden[[0, size - 4, 2 * size - 4]]), second.windows
+    ends, windows = hidden[[0, size - 4, 2 * size - 4]], second.windows
+    if loop.cache.sharing:
+        shared = Shared(loop.cache.read(2, 0, 6), torch.arange(1, size - 5, device=loop.device))
+        third = Layout(starts=[0], stretches=[Stretch(1, 0, 1, size - 6)], shared=[shared])
+        hidden = _run(loop, third, [ids[0], *ids[6:]], [0, *range(6, size)])
+        ends = torch.cat([ends, hidden[-1:]])
+    return loop._logits(ends), windows
 
 
 def _run(loop: DecodeLoop, layout: Layout, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:

@@ -1,32 +1,28 @@
-"""A preallocated key-value cache in which every row has its own length, and attention over it.
+"""A preallocated key-value cache in which every row has its own length.
 
 A forward pass is packed: the new tokens of all rows lie behind one another in one sequence, whatever
 their number per row, so that no product is spent on padding. Rows that take one step each come first
-and hold the slots 0..count-1 in order, so that their attention takes few calls over slices of the cache;
-longer stretches of tokens (pieces of prompts) have a call each, and one together where neighbours are alike.
+and hold the slots 0..count-1 in order; longer stretches of tokens (pieces of prompts) follow. A `Layout`
+says where the tokens of a pass belong, and which of them are attended to together.
 
 What a slot holds beyond its row's length is never attended to, so stale keys need no clearing.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
-#: Name under which the attention function below is known to transformers.
-ATTENTION = "docendo_slots"
-#: Query positions of one call where keys are masked: what a whole block cannot see is then left out.
-QUERY_BLOCK = 256
-#: Share of tokens, the rest being padding, from which on short pieces are attended to together: at 0.75 that
-#: takes 0.6 to 0.85 of the time of calls of their own.
-LEAST_FILLED = 0.75
+#: Keys of one call are a multiple of this where tokens are many, and at least twice as many: torch multiplies
+#: matrices of other numbers at a third of the speed. What is too much is masked.
+KEY_BLOCK = 32
+#: Scores in vain, a query's with a key that is padding, that take as long as another call: 90 microseconds,
+#: Python's included, at 0.8 nanoseconds each on two cores.
+CALL_SCORES = 100_000
 #: Beginnings of prompts longer than this are attended to without a mask, one by one: up to here a mask costs
 #: nothing, and one call serves several prompts (20 of 100 tokens in 0.7 of the time).
 LONG_BEGINNING = 512
@@ -35,6 +31,16 @@ LONG_BEGINNING = 512
 #: microseconds and splits its work less evenly: of 32, 128 and 512 KB and no limit, the fastest on ragged
 #: requests.
 IDLE_READ_BYTES = 512 << 10
+
+
+def whole_blocks(keys: int) -> int:
+    """How many keys a call reads for so many.
+
+    Example:
+        >>> whole_blocks(1), whole_blocks(65)
+        (64, 96)
+    """
+    return max(2, -(-keys // KEY_BLOCK)) * KEY_BLOCK
 
 
 class KVShape(NamedTuple):
@@ -81,16 +87,57 @@ class Group(NamedTuple):
         return cls(stretches, width, torch.tensor(spread, device=device), torch.tensor(kept, device=device))
 
 
+class Stored(NamedTuple):
+    """Some tokens' keys and values, both (layers, tokens, heads, size)."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return self.keys.shape[1]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Stored]) -> Stored:
+        """Pieces that follow one another; a single one is not copied."""
+        if len(pieces) == 1:
+            return pieces[0]
+        return cls(torch.cat([one.keys for one in pieces], 1), torch.cat([one.values for one in pieces], 1))
+
+    def part(self, start: int, stop: int) -> Stored:
+        """A view of the tokens from `start` to `stop`."""
+        return Stored(self.keys[:, start:stop], self.values[:, start:stop])
+
+    def clone(self) -> Stored:
+        """A copy, which keeps nothing else alive."""
+        return Stored(self.keys.contiguous().clone(), self.values.contiguous().clone())
+
+
+class Shared(NamedTuple):
+    """A beginning that rows have in common, and the tokens of a pass that see all of it.
+
+    Attributes:
+        stored: Its keys and values, in no slot.
+        places: Where these tokens stand in the pass; None if they are all there are.
+    """
+
+    stored: Stored
+    places: torch.Tensor | None
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Layout:
     """Where the tokens of one forward pass belong.
 
     The first `len(starts)` tokens are single steps of the slots from `first`; the rest are stretches.
+    Positions are those in the slots, which do not hold what rows share.
     """
 
     starts: list[int]
     stretches: list[Stretch]
     first: int = 0
+    shared: list[Shared] = field(default_factory=list)
     masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
     def segments(self, most: int) -> list[tuple[int, int, int]]:
@@ -111,46 +158,31 @@ class Layout:
         found.append((begin, len(self.starts), span))
         return found
 
-    def alike(self) -> list[list[Stretch]]:
+    def alike(self, heads: int) -> list[list[Stretch]]:
         """The stretches in groups that one call attends to: neighbours in pass and slots of the same start.
 
-        Their widths are equal, or they are short and padding them to the longest is little work.
+        Their widths are equal, or padding them to the longest takes less time than another call.
         """
         found: list[list[Stretch]] = []
-        widest = total = 0
+        scores = 0
         for one in self.stretches:
+            alone = joined = heads * one.width * whole_blocks(one.start + one.width)
             last = found[-1][-1] if found else None
-            beside = last is not None and one[:3] == (last.slot + 1, last.start, last.offset + last.width)
-            longest = max(widest, one.width)
-            even = beside and longest * len(found[-1]) == total and one.width == longest
-            padded = longest * (len(found[-1]) + 1) if beside else 0
-            if even or (beside and longest <= QUERY_BLOCK and total + one.width >= LEAST_FILLED * padded):
-                found[-1].append(one)
-                widest, total = longest, total + one.width
-            else:
-                found.append([one])
-                widest = total = one.width
+            if last is not None and one[:3] == (last.slot + 1, last.start, last.offset + last.width):
+                widest = max(other.width for other in (*found[-1], one))
+                joined = heads * (len(found[-1]) + 1) * widest * whole_blocks(one.start + widest)
+                if joined - scores - alone <= CALL_SCORES:
+                    found[-1].append(one)
+                    scores = joined
+                    continue
+            found.append([one])
+            scores = alone
         return found
 
     @property
     def windows(self) -> set[int | None]:
         """The windows that layers have asked for, of those that needed a mask."""
         return {window for window, *_ in self.masks}
-
-
-class Stored(NamedTuple):
-    """Some tokens' keys and values, both (layers, tokens, heads, size)."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def part(self, start: int, stop: int) -> Stored:
-        """A view of the tokens from `start` to `stop`."""
-        return Stored(self.keys[:, start:stop], self.values[:, start:stop])
-
-    def clone(self) -> Stored:
-        """A copy, which keeps nothing else alive."""
-        return Stored(self.keys.contiguous().clone(), self.values.contiguous().clone())
 
 
 class SlotCache(Cache):
@@ -177,6 +209,8 @@ class SlotCache(Cache):
         self.layout: Layout | None = None
         self.layer = 0
         self.long_beginning = LONG_BEGINNING
+        #: Whether rows may share beginnings: not once a layer has asked for attention that does not add up.
+        self.sharing = self.device.type == "cpu"
         self.free()
 
     def free(self) -> None:
@@ -200,8 +234,10 @@ class SlotCache(Cache):
     def reserve(self, slots: int, length: int) -> None:
         """Makes room for `slots` rows of `length` tokens, which must cover every row in use.
 
-        Grows with spare room, so that it is rarely called for; contents are kept.
+        Grows with spare room, so that it is rarely called for; contents are kept. A row's room is a number
+        of whole blocks of keys.
         """
+        length = whole_blocks(length)
         if slots <= self.slots and length <= self.length:
             return
         grown_slots = max(self.slots, -(-slots // 16) * 16)
@@ -209,7 +245,10 @@ class SlotCache(Cache):
         if grown_slots * grown_length * self.bytes_per_token > self.limit_bytes:
             # Spare length is worth more than spare slots: every step makes rows longer.
             fitting = self.limit_bytes // (slots * self.bytes_per_token)
-            grown_slots, grown_length = slots, max(length, min(grown_length, fitting))
+            grown_slots, grown_length = (
+                slots,
+                max(length, min(grown_length, fitting // KEY_BLOCK * KEY_BLOCK)),
+            )
         keys, values = self._empty(grown_slots, grown_length)
         slots, length = min(self.slots, grown_slots), min(self.length, grown_length)
         keys[:, :slots, :length] = self.keys[:, :slots, :length]
@@ -229,7 +268,15 @@ class SlotCache(Cache):
             else 1 << 62
         )
         self.segments = layout.segments(idle) if layout.starts else []
-        self.alike = [Group.of(alike, self.device) for alike in layout.alike()]
+        self._groups: dict[int, list[Group]] = {}
+
+    def groups(self, heads: int) -> list[Group]:
+        """The stretches of the pass by the calls that attend to them with so many heads."""
+        if self.layout is None:
+            raise RuntimeError("aim() comes before a forward pass")
+        if heads not in self._groups:
+            self._groups[heads] = [Group.of(alike, self.device) for alike in self.layout.alike(heads)]
+        return self._groups[heads]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -260,7 +307,7 @@ class SlotCache(Cache):
 
     def write(self, slot: int, start: int, stored: Stored) -> None:
         """Puts stored tokens into a slot, from `start`."""
-        stop = start + stored.keys.shape[1]
+        stop = start + stored.length
         self.keys[:, slot, start:stop] = stored.keys
         self.values[:, slot, start:stop] = stored.values
 
@@ -272,188 +319,3 @@ class SlotCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """The model never needs this: positions are given explicitly."""
         return 0
-
-
-# --- attention ------------------------------------------------------------------------------------
-
-# transformers looks attention functions up by name, so the cache of the pass that runs is found here.
-# An engine runs its passes on a thread of its own.
-_current = threading.local()
-
-
-def attending(cache: SlotCache | None) -> None:
-    """Says which cache the next forward pass on this thread reads, None after it."""
-    _current.cache = cache
-
-
-def slot_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of a packed pass over the cache that `attending` named.
-
-    Args:
-        module: The attention layer; not read.
-        query: Shape (1, heads, tokens, size).
-        key: The pass's own keys, shape (1, key-value heads, tokens, size).
-        value: The pass's own values.
-        attention_mask: Not read: the layout says what a token sees.
-        scaling: Factor of the scores, by default 1 / sqrt(size).
-        sliding_window: A token sees so many tokens, itself included; None is all.
-        softcap: Scores are squeezed into plus or minus this (Gemma 2), or None.
-        **kwargs: What else the model passes; attention sinks are refused.
-
-    Returns:
-        Shape (1, tokens, heads, value size), and None for the weights.
-    """
-    cache: SlotCache | None = getattr(_current, "cache", None)
-    if cache is None or cache.layout is None:
-        raise RuntimeError(f"the attention {ATTENTION!r} works inside an engine only")
-    for unserved in ("s_aux", "position_bias"):
-        if kwargs.get(unserved) is not None:
-            raise NotImplementedError(f"attention with {unserved} is not served")
-    layout = cache.layout
-    how = _How(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
-    parts: list[torch.Tensor] = []
-    steps = len(layout.starts)
-    if steps:
-        parts += _steps(cache, layout, query[0, :, :steps], how)
-    alone = (Group([one], one.width) for one in layout.stretches)
-    for group in cache.alike if how.fused(cache.shape) else alone:
-        begin, last = group.stretches[0].offset, group.stretches[-1]
-        tokens = query[0, :, begin : last.offset + last.width]
-        parts.append(_stretches(cache, layout, group, tokens, how))
-    output = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return output[None].contiguous(), None  # some models take a view of it
-
-
-class _How(NamedTuple):
-    """Factor of the scores, how many tokens one sees (None: all), and what scores are squeezed into."""
-
-    scaling: float
-    window: int | None
-    softcap: float | None
-
-    def fused(self, shape: KVShape) -> bool:
-        """Whether scores are never held in memory, so that a call may be of any size."""
-        return not self.softcap and shape.key_size == shape.value_size
-
-
-def _steps(cache: SlotCache, layout: Layout, query: torch.Tensor, how: _How) -> list[torch.Tensor]:
-    """One query per slot, (heads, slots, size) -> (slots, heads, value size), in groups."""
-    heads, steps, size = query.shape
-    kv = cache.shape.heads
-    # The query heads that share a key-value head stand where further positions would.
-    grouped = query.transpose(0, 1).reshape(steps, kv, heads // kv, size)
-    parts = []
-    for begin, end, span in cache.segments:
-        slots = slice(layout.first + begin, layout.first + end)
-        keys = cache.keys[cache.layer, slots, :span].transpose(1, 2)
-        values = cache.values[cache.layer, slots, :span].transpose(1, 2)
-        mask = layout.masks.get((how.window, heads, begin))
-        if mask is None:
-            last = torch.tensor(layout.starts[begin:end], device=query.device)[:, None, None, None]
-            mask = _mask(torch.arange(span, device=query.device), last, how.window, query)
-            layout.masks[how.window, heads, begin] = mask = mask.expand(-1, -1, heads // kv, -1)
-        parts.append(_attend(grouped[begin:end], keys, values, mask, how).reshape(end - begin, heads, -1))
-    return parts
-
-
-def _stretches(
-    cache: SlotCache, layout: Layout, group: Group, query: torch.Tensor, how: _How
-) -> torch.Tensor:
-    """Pieces of neighbouring rows, each of which sees what its slot holds up to itself.
-
-    (heads, tokens, size) -> (tokens, heads, value size).
-    """
-    if group.spread is not None:
-        query = query.index_select(1, group.spread)
-    (slot, start, *_), pieces, width = group.stretches[0], len(group.stretches), group.width
-    if (
-        start == 0
-        and width > cache.long_beginning
-        and not how.softcap
-        and not (how.window and width > how.window)
-    ):
-        each = query.unflatten(1, (pieces, width)).unbind(1)
-        found = torch.cat([_beginning(cache, slot + number, one, how) for number, one in enumerate(each)])
-    else:
-        found = _masked(cache, layout, group, query, how)
-    return found if group.kept is None else found.index_select(0, group.kept)
-
-
-def _masked(cache: SlotCache, layout: Layout, group: Group, query: torch.Tensor, how: _How) -> torch.Tensor:
-    """Pieces padded to one width, (heads, pieces x width, size) -> (pieces x width, heads, value size).
-
-    What a slot holds beyond a shorter piece is hidden from all tokens that are not padding.
-    """
-    (slot, start, *_), pieces, width = group.stretches[0], len(group.stretches), group.width
-    heads, _, size = query.shape
-    kv = cache.shape.heads
-    groups = heads // kv
-    keys = cache.keys[cache.layer, slot : slot + pieces].transpose(1, 2)
-    values = cache.values[cache.layer, slot : slot + pieces].transpose(1, 2)
-    # Query heads that share a key-value head stand where further positions would: keys are read once for all.
-    grouped = query.view(kv, groups, pieces, width, size).permute(2, 0, 1, 3, 4)
-    parts = []
-    for begin in range(0, width, QUERY_BLOCK):
-        first = start + begin
-        last = first + min(QUERY_BLOCK, width - begin)
-        low = max(0, first - how.window + 1) if how.window else 0
-        named = (how.window, heads, first - low, last - first)
-        mask = layout.masks.get(named)
-        if mask is None:
-            seen = torch.arange(low, last, device=query.device)
-            position = torch.arange(first, last, device=query.device)[:, None]
-            mask = layout.masks[named] = _mask(seen, position, how.window, query).repeat(groups, 1)
-        block = grouped[:, :, :, begin : begin + QUERY_BLOCK].reshape(pieces, kv, -1, size)
-        output = _attend(block, keys[:, :, low:last], values[:, :, low:last], mask, how)
-        parts.append(output.reshape(pieces, heads, last - first, -1).transpose(1, 2))
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return whole.reshape(pieces * width, heads, -1)
-
-
-def _beginning(cache: SlotCache, slot: int, query: torch.Tensor, how: _How) -> torch.Tensor:
-    """A long beginning of a prompt, (heads, width, size) -> (width, heads, value size).
-
-    Without a mask half of the work is spared. Query heads that share a key-value head lie along the batch
-    axis, where keys need no copies.
-    """
-    heads, width, size = query.shape
-    kv = cache.shape.heads
-    spread = (heads // kv, kv, width, -1)
-    keys = cache.keys[cache.layer, slot, :width].transpose(0, 1).expand(spread)
-    values = cache.values[cache.layer, slot, :width].transpose(0, 1).expand(spread)
-    grouped = query.reshape(kv, heads // kv, width, size).transpose(0, 1)
-    return _attend(grouped, keys, values, None, how).permute(2, 1, 0, 3).reshape(width, heads, -1)
-
-
-def _mask(keys: torch.Tensor, position: torch.Tensor, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    """0 where a token at `position` sees a key, minus infinity elsewhere."""
-    hidden = keys > position
-    if window:
-        hidden |= keys <= position - window
-    return torch.zeros(hidden.shape, device=like.device, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
-
-
-def _attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, how: _How
-) -> torch.Tensor:
-    """Attention of (batch, heads, queries, size); without a mask every token sees those up to itself."""
-    if how.softcap:
-        scores = torch.matmul(query, keys.transpose(-1, -2)).mul_(how.scaling / how.softcap)
-        return torch.matmul(scores.tanh_().mul_(how.softcap).add_(mask).softmax(-1), values)
-    return scaled_dot_product_attention(
-        query, keys, values, attn_mask=mask, is_causal=mask is None, scale=how.scaling
-    )
-
-
-AttentionInterface.register(ATTENTION, slot_attention)

@@ -227,9 +227,9 @@ def cache_bytes(engine: Engine) -> int:
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("n", [1, 30])
 def test_cache_memory_limit(make_engine: Make, watch: Passes, warm: bool, n: int) -> None:
-    """Room for ten rows of 100 tokens: the others wait."""
+    """Room for ten rows of 100 tokens, which take whole blocks of 32: the others wait."""
     per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, key-value heads, head size, bytes
-    limit = 10 * 100 * per_token
+    limit = 10 * 128 * per_token
     small, large = make_engine(cache_bytes=limit), make_engine()
     if warm:
         small.generate(ask("x"))

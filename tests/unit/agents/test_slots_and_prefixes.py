@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from docendo.agents import _slots
+from docendo.agents._attention import attending, slot_attention
 from docendo.agents._prefixes import MIN_PREFIX, PrefixTree, shared_length
-from docendo.agents._slots import KVShape, Layout, SlotCache, Stored, Stretch, attending, slot_attention
+from docendo.agents._slots import KVShape, Layout, Shared, SlotCache, Stored, Stretch
 
 SHAPE = KVShape(layers=1, heads=1, key_size=1, value_size=1)
 
@@ -75,7 +76,7 @@ def test_growing_keeps_contents_and_moving_copies() -> None:
 
 
 def test_spare_room_stays_within_the_limit() -> None:
-    limit = 20 * 100 * 8
+    limit = 20 * 128 * 8
     cache = filled(limit_bytes=limit)
     assert cache.bytes_per_token == 8
     for slots, length in ((3, 6), (16, 60), (17, 61), (20, 90), (20, 100)):
@@ -83,8 +84,8 @@ def test_spare_room_stays_within_the_limit() -> None:
         assert cache.slots >= slots
         assert cache.length >= length
         assert cache.nbytes <= limit
-    cache.reserve(20, 120)  # asked for more than the limit: exactly that, and no more
-    assert (cache.slots, cache.length) == (20, 120)
+    cache.reserve(20, 140)  # asked for more than the limit: that in whole blocks, and no more
+    assert (cache.slots, cache.length) == (20, 160)
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(0, 2000))
@@ -159,8 +160,8 @@ def test_packed_attention_is_that_of_each_row_alone(
             continue
         cache.reserve(len(rows), max(start + width for _, start, width in pieces))
         cache.aim(layout)
-        together += sum(len(group.stretches) > 1 for group in cache.alike)
-        padded += sum(group.spread is not None for group in cache.alike)
+        together += sum(len(group.stretches) > 1 for group in cache.groups(heads))
+        padded += sum(group.spread is not None for group in cache.groups(heads))
         query, key, value = (
             torch.cat([rows[slot][part][:, start : start + width] for slot, start, width in pieces], 1)[None]
             for part in range(3)
@@ -180,6 +181,82 @@ def test_packed_attention_is_that_of_each_row_alone(
     for (query, key, value), output in zip(rows, outputs, strict=True):
         wanted = expected(query, key, value, window, cap).transpose(0, 1).float()
         torch.testing.assert_close(torch.cat(output), wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("heads", "kv"), [(4, 2), (3, 3), (6, 1)])
+@pytest.mark.parametrize("lengths", [(7,), (64, 1), (33, 96)])
+def test_attention_over_shared_beginnings_is_that_of_whole_rows(
+    heads: int, kv: int, lengths: tuple[int, ...]
+) -> None:
+    """Rows that share one of several beginnings, or none, in pieces and steps."""
+    generator = torch.Generator().manual_seed(2)
+
+    def states(length: int) -> list[torch.Tensor]:
+        return [torch.randn(n, length, 8, generator=generator) for n in (heads, kv, kv)]
+
+    beginnings = [states(length) for length in (0, *lengths)]
+    stored = [Stored(*(part.transpose(0, 1)[None] for part in one[1:])) for one in beginnings]
+    owners = [number % len(beginnings) for number in range(8)]
+    tails = [states(length) for length in (5, 5, 6, 40, 3, 70, 1, 600)]
+    cache = SlotCache(KVShape(1, kv, 8, 8))
+    cache.reserve(len(tails), 600)
+    done, outputs = [0] * len(tails), [[] for _ in tails]  # type: ignore[var-annotated]
+    for steps, most in ((0, 2), (2, 3), (1, 200), (2, 40), (2, 1), (0, 600)):
+        # The rows in front take a step each, if they have one left; all others bring a piece.
+        rows = [row for row, tail in enumerate(tails) if done[row] < tail[0].shape[1]]
+        stepping = [row for row in rows[:steps] if done[row]]
+        stepping = stepping if stepping == list(range(len(stepping))) else []
+        layout = Layout(starts=[done[row] for row in stepping], stretches=[])
+        pieces, offset = [(row, 1) for row in stepping], len(stepping)
+        for row in rows:
+            if row not in stepping:
+                width = min(most, tails[row][0].shape[1] - done[row])
+                layout.stretches.append(Stretch(row, done[row], offset, width))
+                pieces.append((row, width))
+                offset += width
+        places: dict[int, list[int]] = {}
+        at = 0
+        for row, width in pieces:
+            places.setdefault(owners[row], []).extend(range(at, at + width))
+            at += width
+        layout.shared = [
+            Shared(stored[owner], None if len(mine) == at else torch.tensor(mine))
+            for owner, mine in places.items()
+            if owner
+        ]
+        cache.aim(layout)
+        query, key, value = (
+            torch.cat([tails[row][part][:, done[row] : done[row] + width] for row, width in pieces], 1)[None]
+            for part in range(3)
+        )
+        cache.update(key, value, 0)
+        attending(cache)
+        found, _ = slot_attention(torch.nn.Module(), query, key, value, None)
+        attending(None)
+        for (row, width), output in zip(pieces, found[0].split([w for _, w in pieces]), strict=True):
+            outputs[row].append(output)
+            done[row] += width
+    for row, tail in enumerate(tails):
+        whole = [torch.cat(pair, 1) for pair in zip(beginnings[owners[row]], tail, strict=True)]
+        wanted = expected(*whole, None, 0.0)[:, -tail[0].shape[1] :].transpose(0, 1).float()
+        torch.testing.assert_close(torch.cat(outputs[row]), wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("settings", [{"sliding_window": 4}, {"softcap": 2.0}])
+def test_layers_whose_attention_does_not_add_up_share_nothing(settings: dict[str, float]) -> None:
+    cache = filled()
+    states = torch.ones(1, 1, 1, 1)
+    assert cache.sharing
+    for shared in ([], [Shared(cache.read(0, 0, 2), None)]):
+        cache.aim(Layout(starts=[2], stretches=[], shared=shared))
+        attending(cache)
+        if shared:
+            with pytest.raises(NotImplementedError, match="shared beginning"):
+                slot_attention(torch.nn.Module(), states, states, states, None, **settings)  # type: ignore[arg-type]
+        else:
+            slot_attention(torch.nn.Module(), states, states, states, None, **settings)  # type: ignore[arg-type]
+            assert not cache.sharing
+    attending(None)
 
 
 def test_attention_outside_an_engine_or_with_sinks_is_refused() -> None:

@@ -1,0 +1,233 @@
+"""Rows that begin alike read what they share once: no result may be another for it. float32, tiny model."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from docendo.agents import Engine, _loop
+from docendo.agents._slots import Layout
+from docendo.errors import ModelFailure
+from docendo.records import Request, Result, SamplingParams, ScoreRequest, ScoreResult
+
+# peft 0.21 reads a property that transformers 5 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+Make = Callable[..., Engine]
+CALL = (201, 202, 203)
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model's keys and values are too few to be worth it."""
+    monkeypatch.setattr(_loop, "LEAST_SHARED_BYTES", 1)
+
+
+@pytest.fixture(scope="module")
+def folders(save_loras: Callable[..., dict[str, Path]]) -> dict[str, Path]:
+    return save_loras({"plain": {}, "activated": {"r": 8, "alora_invocation_tokens": list(CALL)}})
+
+
+def layouts(engine: Engine) -> list[Layout]:
+    """The layouts of all passes from now on."""
+    found: list[Layout] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        found.append(kwargs["past_key_values"].layout)
+
+    engine._model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    return found
+
+
+def ids(count: int, seed: int = 0) -> tuple[int, ...]:
+    draw = random.Random(f"{count} {seed}")
+    return tuple(draw.randrange(10, 200) for _ in range(count))
+
+
+def ask(prompt: tuple[int, ...], **settings: Any) -> Request:
+    adapter = settings.pop("adapter", None)
+    return Request(
+        prompt=prompt,
+        adapter=adapter,
+        sampling=SamplingParams(**{"max_tokens": 9, "ignore_eos": True, **settings}),
+    )
+
+
+def same(got: Result | ScoreResult, wanted: Result | ScoreResult) -> None:
+    if isinstance(got, ScoreResult):
+        assert isinstance(wanted, ScoreResult)
+        assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
+        return
+    assert isinstance(wanted, Result)
+    for left, right in zip(got.completions, wanted.completions, strict=True):
+        assert left.token_ids == right.token_ids
+        assert left.logprobs == pytest.approx(right.logprobs, abs=1e-4)
+    assert got.prompt_logprobs == pytest.approx(wanted.prompt_logprobs, abs=1e-4)
+
+
+def submit(engine: Engine, one: Request | ScoreRequest) -> Any:
+    return engine.submit_score(one) if isinstance(one, ScoreRequest) else engine.submit(one)
+
+
+def check(engine: Engine, single: Engine, requests: list[Request | ScoreRequest]) -> None:
+    with engine.paused():
+        futures = [submit(engine, one) for one in requests]
+    for one, future in zip(requests, futures, strict=True):
+        same(future.result(30), submit(single, one).result(30))
+
+
+def test_questions_behind_common_examples(make_engine: Make) -> None:
+    """The first one computes them; the others never have them in their slots."""
+    engine, single = make_engine(), make_engine(prefix_tokens=0, max_rows=1)
+    seen = layouts(engine)
+    common = ids(200)
+    check(engine, single, [ask(common + ids(3 + number % 4, number)) for number in range(12)])
+    later = seen[1:]
+    assert all(len(layout.shared) == 1 for layout in later if len(layout.starts) > 1)
+    assert all(layout.shared[0].stored.length == 192 for layout in later if layout.shared)
+    assert max(start for layout in later for start in layout.starts[1:]) < 40
+    assert engine._worker.loop.cache.sharing  # type: ignore[attr-defined]
+
+
+def test_samples_of_one_prompt(make_engine: Make) -> None:
+    engine, single = make_engine(), make_engine(prefix_tokens=0, max_rows=1)
+    seen = layouts(engine)
+    requests: list[Request | ScoreRequest] = [
+        ask(ids(130), n=5, temperature=1.0, seed=3),
+        ask(ids(63), n=3, temperature=1.0, seed=4),  # too short to be shared
+        ask(ids(64), n=3, temperature=1.0, seed=5),
+    ]
+    check(engine, single, requests)
+    assert {shared.stored.length for layout in seen for shared in layout.shared} == {128, 64}
+
+
+def test_samples_of_questions_behind_common_examples(make_engine: Make) -> None:
+    """A short question is copied for each sample; one that is longer than the examples is shared too."""
+    engine, single = make_engine(), make_engine(prefix_tokens=0, max_rows=1)
+    seen = layouts(engine)
+    sampling = {"n": 4, "temperature": 1.0, "max_tokens": 20}
+    check(
+        engine,
+        single,
+        [ask(ids(100) + ids(size, size), seed=size, **sampling) for size in (10, 11, 12, 150)],
+    )
+    assert {shared.stored.length for layout in seen for shared in layout.shared} == {96, 224}
+    assert any(len(layout.shared) == 2 for layout in seen)
+
+
+def test_beginnings_within_beginnings(make_engine: Make) -> None:
+    """A system prompt, then one of two documents: rows share what spares most, and hold the rest."""
+    engine, single = make_engine(), make_engine(prefix_tokens=0, max_rows=1)
+    system, documents = ids(70), [ids(160, number) for number in range(2)]
+    requests: list[Request | ScoreRequest] = [
+        ask(system + documents[number % 2] + ids(5, number)) for number in range(12)
+    ]
+    requests += [ask(system + ids(4, number)) for number in range(3)]
+    seen = layouts(engine)
+    check(engine, single, requests)
+    check(engine, single, requests[::-1])
+    lengths = {shared.stored.length for layout in seen for shared in layout.shared}
+    assert 64 in lengths
+    assert 224 in lengths
+
+
+def test_all_kinds_of_requests_together(serve: Make) -> None:
+    """Adapters that act on all, from a call on, or not at all; texts to score; embeddings are left alone."""
+    engine, single = serve(), serve(prefix_tokens=0, max_rows=1)
+    common = ids(150)
+    requests: list[Request | ScoreRequest] = []
+    for number in range(4):
+        prompt = common + ids(6, number)
+        for adapter in (None, "plain", "activated"):
+            requests += [
+                ask((*prompt, *CALL, 5), adapter=adapter),
+                ask(prompt, adapter=adapter, n=2, temperature=1.0, seed=number),
+                ask(prompt, adapter=adapter, prompt_logprobs=True, max_tokens=2),
+                ScoreRequest(prompt=prompt, completion=ids(70, number), adapter=adapter),
+            ]
+    seen = layouts(engine)
+    for seed in range(3):
+        random.Random(seed).shuffle(requests)
+        check(engine, single, requests)
+    assert max(len(layout.shared) for layout in seen) > 2
+    assert any(shared.places is not None for layout in seen for shared in layout.shared)
+
+
+def test_rows_come_and_go_and_are_cancelled(make_engine: Make) -> None:
+    engine, single = make_engine(max_rows=7, prefix_tokens=700), make_engine(prefix_tokens=0, max_rows=1)
+    draw = random.Random(6)
+    commons = [ids(size) for size in (80, 130, 300)]
+    requests = [
+        ask(
+            draw.choice(commons) + ids(draw.randint(1, 30), number),
+            max_tokens=draw.randint(1, 30),
+            n=draw.choice([1, 1, 3]),
+            temperature=1.0,
+            seed=number,
+        )
+        for number in range(60)
+    ]
+    seen = layouts(engine)
+    futures = []
+    for one in requests:
+        futures.append(engine.submit(one))
+        if draw.random() < 0.3:
+            draw.choice(futures).cancel()
+        time.sleep(draw.random() * 0.004)
+    finished = 0
+    for one, future in zip(requests, futures, strict=True):
+        if not future.cancelled():
+            same(future.result(30), single.generate(one))
+            finished += 1
+    assert finished > 20
+    assert any(layout.shared for layout in seen)
+    deadline = time.monotonic() + 10
+    while engine._worker.loop.rows and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not engine._worker.loop.rows
+
+
+def test_invariance_shares_nothing(make_engine: Make) -> None:
+    engine, single = make_engine(determinism="invariant"), make_engine(prefix_tokens=0, max_rows=1)
+    seen = layouts(engine)
+    check(engine, single, [ask(ids(200) + ids(5, number), n=2) for number in range(6)])
+    assert not any(layout.shared for layout in seen)
+
+
+def test_a_row_that_breaks_leaves_what_others_share(make_engine: Make) -> None:
+    engine, single = make_engine(), make_engine(prefix_tokens=0, max_rows=1)
+    common = ids(128)
+    requests = [ask(common + ids(4, number), max_tokens=12) for number in range(5)]
+    poison = 250
+
+    def spoil(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.where((args[0] == poison)[..., None], float("nan"), output)
+
+    engine._model.get_input_embeddings().register_forward_hook(spoil)
+    with engine.paused():
+        futures = [engine.submit(one) for one in requests]
+        broken = engine.submit(ask((*common, 7, poison, 8)))
+    with pytest.raises(ModelFailure):
+        broken.result(30)
+    for one, future in zip(requests, futures, strict=True):
+        same(future.result(30), single.generate(one))
+
+
+def test_little_is_not_worth_sharing(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    # Keys and values of two heads of 16 numbers each, in float32: 256 bytes a layer.
+    monkeypatch.setattr(_loop, "LEAST_SHARED_BYTES", 256 * 128 * 3)
+    for count, shared in ((3, False), (5, True)):
+        seen = layouts(engine)
+        common = ids(130, count)
+        with engine.paused():
+            futures = [engine.submit(ask(common + ids(4, number))) for number in range(count)]
+        for future in futures:
+            future.result(30)
+        assert any(layout.shared for layout in seen) == shared
