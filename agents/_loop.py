@@ -173,10 +173,8 @@ class DecodeLoop(RowLoop):
         other_key, other_limit = other.prefix(len(other.context))
         if key != other_key or other.whole or job.whole:
             return False
-        if job.context[:MIN_PREFIX] != other.context[:MIN_PREFIX]:
-            return False
-        shared = shared_length(job.context[:limit], other.context[:other_limit])
-        return shared - match.length >= max(MIN_PREFIX, match.length // 4)
+        enough = match.length + max(MIN_PREFIX, match.length // 4)
+        return enough <= min(limit, other_limit) and job.context[:enough] == other.context[:enough]
 
     def _match(self, job: Job) -> Match:
         """The longest stored beginning of a job's tokens, looked up again only when the store has changed."""

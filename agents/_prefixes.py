@@ -16,6 +16,8 @@ from docendo.agents._slots import Stored
 
 #: Shorter beginnings cost more to store and copy than to compute again.
 MIN_PREFIX = 16
+#: Tokens that are compared at once.
+_STRETCH = 64
 
 
 class _Node:
@@ -175,7 +177,10 @@ def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
         >>> shared_length([1, 2, 3], [1, 2, 4, 5])
         2
     """
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))
+    length, index = min(len(left), len(right)), 0
+    # Whole stretches first: they are compared without a step of Python for each token.
+    while index < length and tuple(left[index : index + _STRETCH]) == tuple(right[index : index + _STRETCH]):
+        index += _STRETCH
+    while index < length and left[index] == right[index]:
+        index += 1
+    return min(index, length)

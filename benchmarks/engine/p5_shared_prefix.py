@@ -64,13 +64,14 @@ def measure(options: Options) -> Bar:
     rare = {
         name: lambda _, ask=ask: ask([prompt[common:] for prompt in work()]) for name, ask in made.items()
     }
+    rounds = options.rounds(9)  # short arms, so that more are to be had
     costs = alternate(
         {
             "stored": lambda _: stored(),
             "first time": first_time,
             "reference": lambda _: run(plain),
         },
-        rounds=options.rounds(),
+        rounds=rounds,
         rare=rare,
     )
     parts = [Part(name="prefix stored", target=12.0, ratios=ratios(costs["reference"], costs["stored"]))]
@@ -89,7 +90,7 @@ def measure(options: Options) -> Bar:
                     "stored": lambda _: stored(roles),
                     "reference": lambda _: run(plain, roles),
                 },
-                rounds=options.rounds(),
+                rounds=rounds,
             ).items()
         }
         across = Part(
