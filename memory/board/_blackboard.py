@@ -74,6 +74,12 @@ class Blackboard(Store):
         self.process = f"{socket.gethostname()}:{os.getpid()}"
         self.keys = Keys(database, self.name, self.process)
         self._posts = Chain(_schema.posts, self.name, record="post")
+        # All that a post needs to know, in one statement.
+        self._before = self._posts.end(
+            _posts.known(self.name, "own"),
+            _posts.known(self.name, "parent"),
+            _descent.ANY_QUARANTINE.label("quarantines"),
+        )
         self._trust = TrustLog(database, self.name, self._posts)
         self._channels: dict[str, Channel] = {MAIN.name: MAIN}
 
@@ -175,25 +181,21 @@ class Blackboard(Store):
         values["body"], more = _payloads.prepare(content)
         parts.update(more)
         with self.database.transaction() as connection:
-            there = {"ids": [values["id"], *links], "on_board": self.name}
-            known = set(connection.scalars(_posts.KNOWN, there))
-            if values["id"] in known:
+            asked = {"own": values["id"], "parent": links[0] if links else ""}
+            before = connection.execute(self._before, asked).one()
+            if before.own:
                 return self._stored(connection, values["id"], key)
-            for parent in links:
-                if parent not in known:
-                    raise DataError(
-                        f"the parent {parent!r} is not on board {self.name!r}",
-                        expected="ids of posts on this board",
-                        remedy="post the parent first",
-                    )
+            self._require_parents(connection, links, first=bool(before.parent))
             self._require_turns(connection, turns)
             _payloads.keep(self.database, connection, parts)
-            row = self._posts.append(connection, {**values, "created": self.database.now()})
+            row = self._posts.append(connection, {**values, "created": self.database.now()}, end=before)
             if links:
                 pairs = [{"parent": parent, "child": row["id"]} for parent in links]
                 connection.execute(_LINK, pairs)
             _descent.add(self.database, connection, ((_descent.POSTED, turn, row["id"]) for turn in turns))
-            trust = self._trust.born(connection, row["id"], links, turns)
+            trust: Trust = "unverified"
+            if before.quarantines:
+                trust = self._trust.born(connection, row["id"], links, turns)
         return _posts.build(row, author=stamp, body=content, trust=trust)
 
     def get(self, post_id: str) -> Post:
@@ -553,6 +555,18 @@ class Blackboard(Store):
 
     def _row(self, connection: sa.Connection, post_id: str) -> sa.Row[Any] | None:
         return connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).one_or_none()
+
+    def _require_parents(self, connection: sa.Connection, links: Sequence[str], *, first: bool) -> None:
+        there = set(links[:1] if first else ())
+        if len(links) > 1:
+            there.update(connection.scalars(_posts.KNOWN, {"ids": links, "on_board": self.name}))
+        for parent in links:
+            if parent not in there:
+                raise DataError(
+                    f"the parent {parent!r} is not on board {self.name!r}",
+                    expected="ids of posts on this board",
+                    remedy="post the parent first",
+                )
 
     def _require_turns(self, connection: sa.Connection, traces: Sequence[str]) -> None:
         there = set(connection.scalars(_TURNS, {"wanted": traces})) if traces else set()

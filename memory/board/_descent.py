@@ -46,7 +46,9 @@ _PAIRS = (
     .where(_EDGES.c.kind == sa.bindparam("edge"), _wanted(_EDGES.c.parent))
     .order_by(_EDGES.c.parent, _EDGES.c.child)
 )
-_ANY = sa.select(sa.exists().where(_TRUST.c.level == sa.literal_column("'quarantined'")))
+#: Whether anything was ever quarantined in the database: mostly not, and then there is nothing to ask.
+ANY_QUARANTINE = sa.exists().where(_TRUST.c.level == sa.literal_column("'quarantined'"))
+_ANY = sa.select(ANY_QUARANTINE)
 _LATER = _TRUST.alias()
 _LATEST_OWN = sa.select(_TRUST.c.post).where(
     _TRUST.c.level == sa.literal_column("'quarantined'"),
@@ -150,7 +152,7 @@ def turns_before(connection: sa.Connection, traces: Iterable[str]) -> set[str]:
 
 
 def any_quarantine(connection: sa.Connection) -> bool:
-    """Whether anything was ever quarantined in the database: mostly not, and then there is nothing to ask."""
+    """`ANY_QUARANTINE` by itself."""
     return bool(connection.scalar(_ANY))
 
 

@@ -154,6 +154,12 @@ KNOWN = sa.select(_schema.posts.c.id).where(
 )
 
 
+def known(board: str, parameter: str) -> sa.ColumnElement[bool]:
+    """Whether a board has the post whose id is a parameter of this name."""
+    posts = _schema.posts.alias()  # not the table of the query that it is part of
+    return sa.exists().where(posts.c.board == board, posts.c.id == sa.bindparam(parameter)).label(parameter)
+
+
 def select(board: str, *, after: int = 0, newest: bool = False, **equal: str | None) -> sa.Select[Any]:
     """Selects posts of a board in sequence order, or backwards; `equal` compares columns unless None."""
     seq = _schema.posts.c.seq

@@ -84,8 +84,11 @@ class TrustLog:
     def born(
         self, connection: sa.Connection, post: str, parents: Sequence[str], traces: Sequence[str]
     ) -> Trust:
-        """Returns the trust of a post that was just written: quarantined if what it follows from is."""
-        if not (parents or traces) or not _descent.any_quarantine(connection):
+        """Returns the trust of a post that was just written: quarantined if what it follows from is.
+
+        To be asked if anything was ever quarantined (`_descent.ANY_QUARANTINE`).
+        """
+        if not (parents or traces):
             return "unverified"
         turns = set(traces) | _descent.turns_before(connection, traces)
         said = _descent.down(connection, _descent.POSTED, turns) - {post}

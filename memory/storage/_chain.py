@@ -111,22 +111,37 @@ class Chain:
         self.table, self.board, self.record = table, board, record
         self._name = f"{table.name}:{board}"
         self._content = [column.name for column in table.columns if column.name not in ("hash", "number")]
-        heads = _schema.heads
-        last = sa.and_(table.c.board == board, table.c.seq == heads.c.seq)
         self._insert = table.insert()
-        self._head_query = (
-            sa.select(heads.c.seq, heads.c.hash, table.c.hash.label("found"))
-            .select_from(heads.outerjoin(table, last))
-            .where(heads.c.chain == self._name)
+        self._head_query = self.end()
+
+    def end(self, *also: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        """Selects the end of the chain for `append`, in one row, and other values with it.
+
+        A statement takes longer to send than to run. One without a chain yet gives a row of NULL.
+        """
+        heads, table = _schema.heads, self.table
+        one = sa.select(sa.literal_column("1").label("one")).subquery()
+        head = one.outerjoin(heads, heads.c.chain == self._name)
+        last = sa.and_(table.c.board == self.board, table.c.seq == heads.c.seq)
+        found = table.c.hash.label("found")
+        return sa.select(heads.c.chain, heads.c.seq, heads.c.hash, found, *also).select_from(
+            head.outerjoin(table, last)
         )
 
-    def append(self, connection: sa.Connection, values: dict[str, Any]) -> dict[str, Any]:
+    def append(
+        self, connection: sa.Connection, values: dict[str, Any], *, end: sa.Row[Any] | None = None
+    ) -> dict[str, Any]:
         """Writes a row as the next link and returns it. Must run inside a write transaction.
+
+        Args:
+            connection: The transaction.
+            values: The row, without what the chain gives it.
+            end: What `end` selects in this transaction; asked for here if it is not given.
 
         Raises:
             IntegrityError: if the end of the chain is damaged, so that nothing can be linked to it.
         """
-        head = connection.execute(self._head_query, {}).one_or_none()
+        head = self._head(connection) if end is None else end if end.chain is not None else None
         if head is not None and (not isinstance(head.seq, int) or head.hash != head.found):
             raise IntegrityError(
                 f"the chain of {self.record}s of board {self.board!r} is damaged at its end ({head.seq}); "
@@ -159,8 +174,12 @@ class Chain:
 
     def head(self, connection: sa.Connection) -> str:
         """Returns the hash of the last link, or "" if there is none."""
-        head = connection.execute(self._head_query, {}).one_or_none()
+        head = self._head(connection)
         return str(head.hash) if head else ""
+
+    def _head(self, connection: sa.Connection) -> sa.Row[Any] | None:
+        head = connection.execute(self._head_query, {}).one()
+        return head if head.chain is not None else None
 
     def verify(self, connection: sa.Connection) -> tuple[int, list[Damage]]:
         """Walks the chain; returns how many rows were read and which records are damaged."""
@@ -182,7 +201,7 @@ class Chain:
             elif row.seq == seq + 1 and row.previous != previous:
                 report(row.seq, "does not follow from the record before it", row.id)
             seq, previous = row.seq, row.hash
-        head = connection.execute(self._head_query, {}).one_or_none()
+        head = self._head(connection)
         if head is None and count:
             report(seq, "the end of the chain is not recorded")
         elif head is not None and head.seq != seq:
