@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 
@@ -163,7 +164,7 @@ class Blackboard(Store):
                 f"the body of post {key!r} has {size} bytes", expected=f"at most {MAX_BODY_BYTES}"
             )
         links, turns = _ids(parents, "parents"), _ids(traces, "traces")
-        stamp = _text.mapping(_text.decode(_text.author(author)), "author")
+        stamp = _stamp(_text.require_author(author))
         declared = self._channel(channel)
         declared.check(kind, content, author)
         values = {
@@ -177,9 +178,8 @@ class Blackboard(Store):
             "parents": _text.encode_list(links),
             "traces": _text.encode_list(turns),
         }
-        values["author"], parts = _payloads.prepare(stamp, whole=True)
-        values["body"], more = _payloads.prepare(content)
-        parts.update(more)
+        values["author"] = stamp.stored
+        values["body"], parts = _payloads.prepare(content)
         with self.database.transaction() as connection:
             asked = {"own": values["id"], "parent": links[0] if links else ""}
             before = connection.execute(self._before, asked).one()
@@ -187,16 +187,16 @@ class Blackboard(Store):
                 return self._stored(connection, values["id"], key)
             self._require_parents(connection, links, first=bool(before.parent))
             self._require_turns(connection, turns)
-            _payloads.keep(self.database, connection, parts)
+            _payloads.keep(self.database, connection, {**stamp.parts, **parts})
             row = self._posts.append(connection, {**values, "created": self.database.now()}, end=before)
             if links:
                 pairs = [{"parent": parent, "child": row["id"]} for parent in links]
-                connection.execute(_LINK, pairs)
+                connection.execute(_LINK, pairs if len(pairs) > 1 else pairs[0])
             _descent.add(self.database, connection, ((_descent.POSTED, turn, row["id"]) for turn in turns))
             trust: Trust = "unverified"
             if before.quarantines:
                 trust = self._trust.born(connection, row["id"], links, turns)
-        return _posts.build(row, author=stamp, body=content, trust=trust)
+        return _posts.build(row, author=stamp.fields, body=content, trust=trust)
 
     def get(self, post_id: str) -> Post:
         """Returns a post.
@@ -596,6 +596,21 @@ class Blackboard(Store):
     def _batches(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Post]:
         for rows in connection.execute(query).partitions(500):
             yield from self._trust.built(connection, rows)
+
+
+class _Stamp(NamedTuple):
+    """An author as it is stored: the fields, their text, and the payloads that the text refers to."""
+
+    fields: Mapping[str, Any]
+    stored: str
+    parts: Mapping[str, bytes]
+
+
+@lru_cache(maxsize=256)
+def _stamp(author: Author) -> _Stamp:
+    # Few agents write many posts.
+    fields = _text.mapping(_text.decode(_text.author(author)), "author")
+    return _Stamp(fields, *_payloads.prepare(fields, whole=True))
 
 
 def _ids(values: Sequence[str], where: str) -> list[str]:

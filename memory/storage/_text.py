@@ -110,16 +110,29 @@ def name(value: str, where: str, *, empty: bool = False) -> str:
     return clean(value)
 
 
+def require_author(value: Author) -> Author:
+    """Returns an author as given.
+
+    Raises:
+        DataError: if it is no author, or has no name, or a field that is no text.
+    """
+    if not isinstance(value, Author):
+        raise DataError(f"the author is a {type(value).__name__}", expected="a docendo.records.Author")
+    name(value.agent, "author.agent")
+    name(value.role, "author.role", empty=True)
+    name(value.model, "author.model", empty=True)
+    if value.adapter is not None:
+        name(value.adapter, "author.adapter", empty=True)
+    return value
+
+
 def author(value: Author) -> str:
     """Returns an author as stored text.
 
     Raises:
         DataError: if it is no author, or has no name.
     """
-    if not isinstance(value, Author):
-        raise DataError(f"the author is a {type(value).__name__}", expected="a docendo.records.Author")
-    name(value.agent, "author.agent")
-    return encode(mapping(value.to_json(), "author", cleaned=True))
+    return encode(mapping(require_author(value).to_json(), "author", cleaned=True))
 
 
 def check_seal(expected: Any, *parts: Any, record: str) -> None:

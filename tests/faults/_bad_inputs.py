@@ -191,6 +191,16 @@ def channels(world: World) -> Table:
     yield "search for a number", lambda: board.search(3), "query"  # type: ignore[arg-type]
     yield "a negative number of hits", lambda: board.search("sum", limit=-1), "limit"
     yield "hits is text", lambda: board.search("sum", limit="all"), "limit"  # type: ignore[arg-type]
+    yield (
+        "an author's role is a list",
+        lambda: board.post("claim", {}, author=Author(agent="a", role=[]), key="x"),
+        "role",
+    )  # type: ignore[arg-type]
+    yield (
+        "an author's adapter is a number",
+        lambda: board.post("claim", {}, author=Author(agent="a", role="r", adapter=1), key="x"),
+        "adapter",
+    )  # type: ignore[arg-type]
     yield "search in a channel that is a number", lambda: board.search("sum", channel=3), "channel"  # type: ignore[arg-type]
     yield "search of a run that is a number", lambda: board.search("sum", run=0), "run"  # type: ignore[arg-type]
     yield "count of an item that is a number", lambda: board.count(item=3), "item"  # type: ignore[arg-type]
