@@ -26,7 +26,9 @@ ATTENTION = "docendo_slots"
 #: Query positions of one call where keys are masked: what a whole block cannot see is then left out.
 QUERY_BLOCK = 256
 #: Attention that gives the logarithm of the scores' sum as well; None where torch has no such function.
-_with_sums: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_with_sums: Any = getattr(
+    getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None), "default", None
+)
 
 # transformers looks attention functions up by name, so the cache of the pass that runs is found here.
 # An engine runs its passes on a thread of its own.
@@ -163,8 +165,8 @@ def _with_shared(cache: SlotCache, shared: Shared, query: torch.Tensor, found: _
         raise RuntimeError("attention has not given the sums that were asked for")
     # exp(a) / (exp(a) + exp(b)) is the share of the scores that lie on the beginning.
     share = torch.sigmoid(more.sums - own.sums)
-    output = torch.lerp(own.output.float(), more.output.float(), share).to(query.dtype)
-    return found._replace(output=output if places is None else found.output.index_copy(0, places, output))
+    output = torch.lerp(own.output.to(share.dtype), more.output.to(share.dtype), share).to(query.dtype)
+    return found._replace(output=output if places is None else found.output.index_copy_(0, places, output))
 
 
 def _steps(cache: SlotCache, layout: Layout, query: torch.Tensor, how: _How) -> list[_Found]:

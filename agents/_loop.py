@@ -17,10 +17,12 @@ import torch
 from docendo.agents._attention import attending
 from docendo.agents._jobs import Desk, Job
 from docendo.agents._lora import LoadedAdapter
-from docendo.agents._prefixes import MIN_PREFIX, Beginning, Match, PrefixTree, shared_length
+from docendo.agents._prefixes import MIN_PREFIX, Match, PrefixTree
 from docendo.agents._rows import Row, RowLoop
 from docendo.agents._sampling import Draw, sample_seed
-from docendo.agents._slots import KEY_BLOCK, KVShape, Layout, Shared, SlotCache, Stored, Stretch, whole_blocks
+from docendo.agents._sharing import Sharing
+from docendo.agents._slots import KVShape, Layout, SlotCache, Stretch, whole_blocks
+from docendo.errors import ModelFailure
 
 #: Prompt tokens per pass while rows are being decoded: bounds how long their next token can be delayed.
 MIXED_TOKENS = 1024
@@ -34,9 +36,6 @@ ADMISSION_WINDOW = 256
 HEAD_POSITIONS = 256
 #: Memory that an idle engine keeps for rows to come.
 IDLE_BYTES = 256 << 20
-#: Bytes of a layer that a pass must not have to read again and again for rows to share a beginning: their
-#: attention then has one more call and sum, which take 100 microseconds on two cores.
-LEAST_SHARED_BYTES = 1 << 20
 
 
 class Feed(NamedTuple):
@@ -95,6 +94,7 @@ class DecodeLoop(RowLoop):
         self.flops = flops
         self.cache = SlotCache(kv, dtype=self.dtype, device=self.device, limit_bytes=cache_bytes)
         self.prefixes = PrefixTree(prefix_tokens)
+        self.sharing = Sharing(self.cache, max_rows=max_rows, enabled=not invariant)
 
     def step(self) -> None:
         """Takes in new jobs, then runs one pass."""
@@ -136,7 +136,8 @@ class DecodeLoop(RowLoop):
             starting: Jobs that will have a row each before.
         """
         longest = whole_blocks(max(one.longest for one in (job, *starting, *self.running)))
-        limit = min(self.max_rows, self.cache_bytes // (self.cache.bytes_per_token * longest))
+        tokens = self.cache_bytes // self.cache.bytes_per_token - self.sharing.tokens(self.rows)
+        limit = min(self.max_rows, tokens // longest)
         # A request that alone is larger than the limit still runs, by itself.
         return max(limit, 1) - len(self.rows) - len(starting)
 
@@ -193,8 +194,10 @@ class DecodeLoop(RowLoop):
 
     def _start(self, job: Job, match: Match) -> None:
         """Makes the row that computes a job's context."""
+        shared = self.sharing.beginning(job, match, self.rows, self.desk.waiting[:ADMISSION_WINDOW])
         index = job.params.n - job.pending
-        row = Row(job=job, index=index, seed=sample_seed(job.seed, index), context=job.context)
+        row = Row(job=job, index=index, seed=sample_seed(job.seed, index), context=job.context, shared=shared)
+        row.length = shared.length if shared else 0
         if job.completion is not None:
             row.wanted = len(job.prompt) - 1
         elif job.params.prompt_logprobs and not job.prompt_logprobs:
@@ -202,8 +205,6 @@ class DecodeLoop(RowLoop):
         if job.pending == job.params.n:
             job.cached = match.length
         job.pending -= 1
-        row.shared = self._beginning(job, match)
-        row.length = row.shared.length if row.shared else 0
         slot = len(self.rows)
         self.rows.append(row)
         self.cache.reserve(
@@ -213,38 +214,6 @@ class DecodeLoop(RowLoop):
             self.cache.write(slot, row.held, piece)
             row.length += piece.length
 
-    def _beginning(self, job: Job, match: Match) -> Beginning | None:
-        """What of a stored beginning a job shares with other rows: what some share already, or another."""
-        if self.invariant or not match.length or not self.cache.sharing:
-            return None
-        key, _ = job.prefix(len(job.prompt) - 1)
-        running = {id(row.shared): row.shared for row in self.rows if row.shared}.values()
-        fitting = [one for one in running if one.length <= match.length and one.begins(key, job.context)]
-        longest = max(fitting, key=lambda one: one.length, default=None)
-        if longest and 2 * longest.length >= match.length:
-            return longest
-        # Of rows that run some hold it in their slots; they count, because what came before may come again.
-        others = {id(other): other for other in (*self.running, *self.desk.waiting[:ADMISSION_WINDOW])}
-        lengths = sorted(
-            (
-                _shareable(shared_length(job.context[: match.length], other.context))
-                for other in others.values()
-                if other is not job and other.prefix(len(other.prompt) - 1)[0] == key
-            ),
-            reverse=True,
-        )
-        # So many others have so many tokens in common with it.
-        spared, length = max(
-            ((number * length, length) for number, length in enumerate(lengths, start=1)), default=(0, 0)
-        )
-        if not self._worth_sharing(spared) or (longest and length <= longest.length):
-            return longest
-        return Beginning(key=key, tokens=tuple(job.context[:length]), stored=Stored.of(match.part(0, length)))
-
-    def _worth_sharing(self, tokens: int) -> bool:
-        """Whether not reading so many tokens in a pass outweighs what sharing costs."""
-        return tokens * self.cache.bytes_per_token >= LEAST_SHARED_BYTES * self.cache.shape.layers
-
     # --- one pass --------------------------------------------------------------------------------
 
     def _feeds(self, only: Row | None) -> list[Feed]:
@@ -253,27 +222,35 @@ class DecodeLoop(RowLoop):
         Pieces of one adapter lie side by side, so that they share its products.
         """
         budget = MIXED_TOKENS if self.rows and self.rows[0].stepping else PREFILL_TOKENS
-        steps, pieces = [], []
+        steps, pieces, begun = [], [], []
         for slot, row in enumerate(self.rows):
             if only is not None and row is not only:
                 continue
             if row.stepping:
                 steps.append(Feed(slot, row, [row.tokens[-1]]))
-            elif budget > 0:
-                # Under invariance a prompt is always cut at the same places.
-                limit = INVARIANT_TOKENS - row.length % INVARIANT_TOKENS if self.invariant else budget
-                tokens = row.context[row.length : row.length + limit]
-                budget -= len(tokens)
-                pieces.append(Feed(slot, row, tokens))
-        return steps + sorted(pieces, key=lambda feed: _adapter_key(feed.row.job))
+            else:
+                begun.append((slot, row))
+        # Slots are in order of adapters; the budget goes by priority and arrival.
+        for slot, row in sorted(begun, key=lambda one: (one[1].job.priority, one[1].job.order)):
+            if budget <= 0:
+                break
+            # Under invariance a prompt is always cut at the same places.
+            limit = INVARIANT_TOKENS - row.length % INVARIANT_TOKENS if self.invariant else budget
+            tokens = row.context[row.length : row.length + limit]
+            budget -= len(tokens)
+            pieces.append(Feed(slot, row, tokens))
+        return steps + sorted(pieces, key=lambda feed: (_adapter_key(feed.row.job), feed.slot))
 
     def _pass(self, feeds: list[Feed]) -> None:
         """Runs rows over their new tokens, and gives each what it has been waiting for."""
         began = time.monotonic()
         hidden, offsets = self._forward(feeds)
+        broken = self._broken(feeds, hidden, offsets)
         known: list[tuple[Row, torch.Tensor, list[int]]] = []
         last: list[tuple[Row, int]] = []
         for (_, row, tokens), offset in zip(feeds, offsets, strict=True):
+            if row in broken:
+                continue
             start, stop = row.length, row.length + len(tokens)
             heads = 0
             low, high, targets = _wanted(row, start, stop)
@@ -303,11 +280,29 @@ class DecodeLoop(RowLoop):
         done = {
             row for _, row, _ in feeds if row.job.completion is not None and row.length >= len(row.context)
         }
+        done -= broken
         for row in done:
             self._end(row)
         if drawn:
             done |= self._accept(ready, drawn)
-        self._remove(done)
+        self._remove(done | broken)
+
+    def _broken(self, feeds: list[Feed], hidden: torch.Tensor, offsets: list[int]) -> set[Row]:
+        """Ends the jobs whose rows have numbers that are not finite, and returns these rows.
+
+        Their slots are cleared at once, because masked attention reads what a slot held before: 0 x NaN is
+        NaN.
+        """
+        if bool(hidden.isfinite().all()):
+            return set()
+        broken: set[Row] = set()
+        for (slot, row, tokens), offset in zip(feeds, offsets, strict=True):
+            if not bool(hidden[offset : offset + len(tokens)].isfinite().all()):
+                broken.add(row)
+                self.cache.clear(slot)
+                error = ModelFailure("the model gave hidden states that are not finite")
+                self.desk.fail(row.job, error, generated=self._generated(row.job))
+        return broken
 
     def _end(self, row: Row) -> None:
         """Ends a request that generates nothing."""
@@ -332,7 +327,10 @@ class DecodeLoop(RowLoop):
                 layout.stretches.append(Stretch(slot, row.held, len(ids), len(tokens)))
             ids += tokens
             positions += range(row.length, row.length + len(tokens))
-        layout.shared = self._shared(feeds, offsets, len(ids))
+        spans = [
+            (feed.row, start, start + len(feed.tokens)) for feed, start in zip(feeds, offsets, strict=True)
+        ]
+        layout.shared = self.sharing.places(spans, len(ids))
         self.cache.reserve(len(self.rows), max(row.held + len(tokens) for _, row, tokens in feeds))
         self.cache.aim(layout)
         self.router.route(_adapter_runs(feeds), self.device, self.dtype)
@@ -348,17 +346,6 @@ class DecodeLoop(RowLoop):
             attending(None)
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden, offsets
-
-    def _shared(self, feeds: Sequence[Feed], offsets: Sequence[int], total: int) -> list[Shared]:
-        """The beginnings that rows of a pass share, and which of its tokens are theirs."""
-        places: dict[Beginning, list[int]] = {}
-        for (_, row, tokens), offset in zip(feeds, offsets, strict=True):
-            if row.shared:
-                places.setdefault(row.shared, []).extend(range(offset, offset + len(tokens)))
-        return [
-            Shared(one.stored, None if len(at) == total else torch.tensor(at, device=self.device))
-            for one, at in places.items()
-        ]
 
     def _log_probabilities(self, hidden: torch.Tensor, targets: list[int]) -> list[float]:
         found: list[float] = []
@@ -397,7 +384,7 @@ class DecodeLoop(RowLoop):
             self._store_prefix(row, finite=finite)
             self._stand_in_front(row)
             further = min(job.pending, self._room(job)) if finite else 0
-            self._share_among_samples(row, further)
+            self.sharing.among_samples(row, self._slot(row), further)
             for _ in range(further):
                 index = job.params.n - job.pending
                 twin = Row(
@@ -423,24 +410,6 @@ class DecodeLoop(RowLoop):
                 row.matcher = row.job.grammar.matcher()
         return ready, None if len(picks) == len(rows) else picks
 
-    def _share_among_samples(self, row: Row, further: int) -> None:
-        """Takes a prompt out of its slot, to be shared by so many further samples, where that is worth it."""
-        if self.invariant or not self.cache.sharing or not self._worth_sharing(further * row.held):
-            return
-        length = _shareable(row.length)
-        if length and (not row.shared or row.held >= row.shared.length):
-            rest = self._read(row, length, row.length)
-            row.shared = Beginning(key=None, tokens=None, stored=self._read(row, 0, length))
-            self.cache.write(self._slot(row), 0, rest)
-
-    def _read(self, row: Row, start: int, stop: int) -> Stored:
-        """A copy of a row's keys and values from one token to another."""
-        before = row.length - row.held
-        own = self.cache.read(self._slot(row), max(start - before, 0), max(stop - before, 0))
-        if row.shared is None or start >= before:
-            return own
-        return Stored.of([row.shared.stored.part(start, min(stop, before)), own])
-
     def _stand_in_front(self, row: Row) -> None:
         """Moves a row that has begun to step behind those that already do."""
         here = self._slot(row)
@@ -459,7 +428,11 @@ class DecodeLoop(RowLoop):
         if self.invariant:
             # Only whole pieces: the bits of a shorter one depend on where its prompt ends.
             length -= length % INVARIANT_TOKENS
-        self.prefixes.put(key, row.context[:length], lambda start, stop: self._read(row, start, stop))
+        self.prefixes.put(
+            key,
+            row.context[:length],
+            lambda start, stop: self.sharing.read(row, self._slot(row), start, stop),
+        )
 
     def _remove(self, gone: set[Row]) -> None:
         """Takes rows out and fills the holes, so that slots stay dense and stepping rows stay in front."""
@@ -476,6 +449,8 @@ class DecodeLoop(RowLoop):
                 self.cache.copy(mover, hole, self.rows[mover].held)
                 rows[hole] = self.rows[mover]
         self.rows = rows[: len(stepping) + len(others)]
+        if any(row.shared for row in gone):
+            self.sharing.take_back(self.rows)
 
 
 def _wanted(row: Row, start: int, stop: int) -> tuple[int, int, list[int]]:
@@ -485,11 +460,6 @@ def _wanted(row: Row, start: int, stop: int) -> tuple[int, int, list[int]]:
         return 0, 0, []
     low, high = max(start, row.wanted), min(stop, len(text) - 1)
     return low, high, text[low + 1 : high + 1]
-
-
-def _shareable(tokens: int) -> int:
-    """How many of a beginning's tokens are shared: attention over other numbers of keys is slow."""
-    return tokens - tokens % KEY_BLOCK if tokens >= 2 * KEY_BLOCK else 0
 
 
 def _adapter_key(job: Job) -> str:

@@ -6,6 +6,9 @@ a gate, 1 where a token's adapter owns the rank and 0 elsewhere, keeps every tok
 batch costs two small products per layer whatever the number of adapters, in any order, where PEFT's
 mixed batches loop over the adapters.
 
+Activated adapters act on the end of a prompt: in a pass of many tokens those on which none acts are left
+out.
+
 Such products are so small that calling them costs more than computing them. So adapters that have met in
 many passes are fused with a packed base: with [W | B] one product gives the base and all terms.
 """
@@ -28,6 +31,9 @@ from docendo.agents._linear import JointPart, Matrix, PackedLinear
 #: From so many tokens on, an adapter's own small products are cheaper than its share of a stack, and plain
 #: products in place cheaper than packed ones.
 LONG_RUN = 64
+#: From so many tokens on, adapters that act on half of them or less compute only these: more than the rows of
+#: a step, which are better served by one fused product.
+SPARSE_TOKENS = 256
 #: Stacks that are kept: the sets of adapters that meet in passes repeat.
 MAX_STACKS = 16
 #: Beyond any prompt and completion.
@@ -263,9 +269,9 @@ class AdapterRouter:
 
 
 def _sparse(runs: Sequence[tuple[LoadedAdapter | None, int]]) -> bool:
-    """Whether adapters act on few of many tokens."""
+    """Whether adapters act on few of many tokens, which are those of prompts then."""
     total = sum(count for _, count in runs)
-    return total >= LONG_RUN and 2 * sum(count for owner, count in runs if owner is not None) <= total
+    return total >= SPARSE_TOKENS and 2 * sum(count for owner, count in runs if owner is not None) <= total
 
 
 def _active_places(start: int, runs: Sequence[tuple[LoadedAdapter | None, int]]) -> torch.Tensor:

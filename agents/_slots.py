@@ -5,7 +5,8 @@ their number per row, so that no product is spent on padding. Rows that take one
 and hold the slots 0..count-1 in order; longer stretches of tokens (pieces of prompts) follow. A `Layout`
 says where the tokens of a pass belong, and which of them are attended to together.
 
-What a slot holds beyond its row's length is never attended to, so stale keys need no clearing.
+What a slot holds beyond its row's length is masked, so stale keys need no clearing as long as they are
+finite; those of a row that breaks are cleared.
 """
 
 from __future__ import annotations
@@ -111,7 +112,13 @@ class Stored(NamedTuple):
 
     def clone(self) -> Stored:
         """A copy, which keeps nothing else alive."""
-        return Stored(self.keys.contiguous().clone(), self.values.contiguous().clone())
+        whole = torch.contiguous_format
+        return Stored(self.keys.clone(memory_format=whole), self.values.clone(memory_format=whole))
+
+    def alone(self) -> Stored:
+        """Itself, or a copy where it is the smaller part of what it keeps alive."""
+        kept = self.keys.untyped_storage().nbytes()
+        return self.clone() if kept > 2 * self.keys.numel() * self.keys.element_size() else self
 
 
 class Shared(NamedTuple):
@@ -303,7 +310,11 @@ class SlotCache(Cache):
 
     def read(self, slot: int, start: int, stop: int) -> Stored:
         """Returns a copy of a slot's tokens from `start` to `stop`."""
-        return Stored(self.keys[:, slot, start:stop], self.values[:, slot, start:stop]).clone()
+        return self.part(slot, start, stop).clone()
+
+    def part(self, slot: int, start: int, stop: int) -> Stored:
+        """Returns a view of a slot's tokens from `start` to `stop`."""
+        return Stored(self.keys[:, slot, start:stop], self.values[:, slot, start:stop])
 
     def write(self, slot: int, start: int, stored: Stored) -> None:
         """Puts stored tokens into a slot, from `start`."""
