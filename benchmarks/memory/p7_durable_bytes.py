@@ -188,7 +188,7 @@ def measure(options: Options) -> Bar:
     parts, seconds, reference = [], {}, {}
     for name, load in loads.items():
         arms = {"docendo": load.ours, "sync": load.reference, "async": load.reference_async}
-        costs = alternate(arms, rounds=options.rounds())
+        costs = alternate(arms, rounds=options.rounds(9))  # short arms
         parts.append(
             Part(name=f"{name}: bytes over payload", target=2.0, at_most=True, ratios=load.over("docendo"))
         )
