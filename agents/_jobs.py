@@ -255,6 +255,8 @@ class Desk:
         if not job.future.done():
             self._close(job, "failed", type(error).__name__, self.usage(job, generated))
             _resolve(job.future, error=error)
+        elif job.future.cancelled():
+            self._close(job, "cancelled", "", self.usage(job, generated))
 
     def usage(self, job: Job, generated: int) -> Usage:
         """The tokens of a job that has generated so many."""

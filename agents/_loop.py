@@ -135,7 +135,9 @@ class DecodeLoop(RowLoop):
         Args:
             starting: Jobs that will have a row each before.
         """
-        longest = whole_blocks(max(one.longest for one in (job, *starting, *self.running)))
+        # What rows share lies outside their slots, and counts once.
+        own = (row.job.longest - (row.length - row.held) for row in self.rows)
+        longest = whole_blocks(max([job.longest, *(one.longest for one in starting), *own]))
         tokens = self.cache_bytes // self.cache.bytes_per_token - self.sharing.tokens(self.rows)
         limit = min(self.max_rows, tokens // longest)
         # A request that alone is larger than the limit still runs, by itself.
@@ -172,7 +174,7 @@ class DecodeLoop(RowLoop):
         """Whether `other`, which is being computed, will store a beginning that spares `job` enough."""
         key, limit = job.prefix(len(job.prompt) - 1)
         other_key, other_limit = other.prefix(len(other.context))
-        if key != other_key or other.whole or job.whole:
+        if key != other_key or other.whole or job.whole or other.priority > job.priority:
             return False
         enough = match.length + max(MIN_PREFIX, match.length // 4)
         return enough <= min(limit, other_limit) and job.context[:enough] == other.context[:enough]
@@ -249,9 +251,10 @@ class DecodeLoop(RowLoop):
         known: list[tuple[Row, torch.Tensor, list[int]]] = []
         last: list[tuple[Row, int]] = []
         for (_, row, tokens), offset in zip(feeds, offsets, strict=True):
-            if row in broken:
-                continue
             start, stop = row.length, row.length + len(tokens)
+            if row in broken:
+                row.job.flops += self.flops(len(tokens), start, 0, row.job.adapter)
+                continue
             heads = 0
             low, high, targets = _wanted(row, start, stop)
             if row.job.states is not None:
@@ -281,6 +284,9 @@ class DecodeLoop(RowLoop):
             row for _, row, _ in feeds if row.job.completion is not None and row.length >= len(row.context)
         }
         done -= broken
+        for row in broken:
+            error = ModelFailure("the model gave hidden states that are not finite")
+            self.desk.fail(row.job, error, generated=self._generated(row.job))
         for row in done:
             self._end(row)
         if drawn:
@@ -288,7 +294,7 @@ class DecodeLoop(RowLoop):
         self._remove(done | broken)
 
     def _broken(self, feeds: list[Feed], hidden: torch.Tensor, offsets: list[int]) -> set[Row]:
-        """Ends the jobs whose rows have numbers that are not finite, and returns these rows.
+        """The rows whose numbers are not finite.
 
         Their slots are cleared at once, because masked attention reads what a slot held before: 0 x NaN is
         NaN.
@@ -300,8 +306,6 @@ class DecodeLoop(RowLoop):
             if not bool(hidden[offset : offset + len(tokens)].isfinite().all()):
                 broken.add(row)
                 self.cache.clear(slot)
-                error = ModelFailure("the model gave hidden states that are not finite")
-                self.desk.fail(row.job, error, generated=self._generated(row.job))
         return broken
 
     def _end(self, row: Row) -> None:
@@ -380,7 +384,8 @@ class DecodeLoop(RowLoop):
             if row.tokens:
                 continue
             job = row.job
-            finite = bool(logits[number].isfinite().all())
+            # A vocabulary may have entries that are never drawn, at minus infinity.
+            finite = bool(logits[number].logsumexp(-1).isfinite())
             self._store_prefix(row, finite=finite)
             self._stand_in_front(row)
             further = min(job.pending, self._room(job)) if finite else 0
@@ -450,7 +455,7 @@ class DecodeLoop(RowLoop):
                 rows[hole] = self.rows[mover]
         self.rows = rows[: len(stepping) + len(others)]
         if any(row.shared for row in gone):
-            self.sharing.take_back(self.rows)
+            self.sharing.take_back(self.rows, gone, self.desk.waiting[:ADMISSION_WINDOW])
 
 
 def _wanted(row: Row, start: int, stop: int) -> tuple[int, int, list[int]]:

@@ -186,7 +186,7 @@ def _shares(loop: DecodeLoop, ids: Sequence[int]) -> torch.Tensor | None:
         shared = Shared(loop.cache.read(2, 0, 6), torch.arange(1, size - 5, device=loop.device))
         layout = Layout(starts=[0], stretches=[Stretch(1, 0, 1, size - 6)], shared=[shared])
         return loop._logits(_run(loop, layout, [ids[0], *ids[6:]], [0, *range(6, size)])[-1:])
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return None
 
 

@@ -9,7 +9,7 @@ import torch
 from docendo.agents._jobs import Job
 from docendo.agents._prefixes import Beginning, Match, shared_length
 from docendo.agents._rows import Row
-from docendo.agents._slots import KEY_BLOCK, Shared, SlotCache, Stored
+from docendo.agents._slots import KEY_BLOCK, Shared, SlotCache, Stored, whole_blocks
 
 #: Bytes of a layer that a pass must not have to read again and again for rows to share a beginning: their
 #: attention then has one more call and sum, which take 100 microseconds on two cores.
@@ -87,7 +87,13 @@ class Sharing:
 
     def among_samples(self, row: Row, slot: int, further: int) -> None:
         """Takes a prompt out of its slot, to be shared by so many further samples, where that is worth it."""
-        length = _whole_blocks(row.length)
+        # Others may join where its keys and values depend on no adapter that they do not have; the last token
+        # of a prompt is always computed, so they could not join behind it.
+        key, limit = row.job.prefix(len(row.context))
+        length = _whole_blocks(min(row.length - 1, limit))
+        joinable = 2 * length >= row.length
+        if not joinable:
+            length = _whole_blocks(row.length - 1)
         before = row.shared.length if row.shared else 0
         if not self.enabled or not length or not self._worth(further * (length - before) - before):
             return
@@ -95,27 +101,31 @@ class Sharing:
             stored, rest = self.read(row, slot, 0, length), self.read(row, slot, length, row.length)
         except RuntimeError:  # no memory
             return
-        # Others may join where its keys and values depend on no adapter that they do not have.
-        key, limit = row.job.prefix(len(row.context))
-        tokens = tuple(row.context[:length]) if length <= limit else None
+        tokens = tuple(row.context[:length]) if joinable else None
         row.shared = Beginning(key=key, tokens=tokens, stored=stored)
         self.cache.write(slot, 0, rest)
 
-    def take_back(self, rows: Sequence[Row]) -> None:
-        """Puts a beginning that one row alone has left into its slot: reading it apart spares nothing now."""
-        users: dict[Beginning, list[int]] = {}
-        for slot, row in enumerate(rows):
-            if row.shared:
-                users.setdefault(row.shared, []).append(slot)
-        for beginning, slots in users.items():
-            if len(slots) > 1:
+    def take_back(self, rows: Sequence[Row], gone: Iterable[Row], waiting: Sequence[Job]) -> None:
+        """Puts beginnings into the slot of the last row that has them: reading them apart spares nothing now.
+
+        They stay apart where a job that waits could join, or where the slots would have to grow.
+
+        Args:
+            rows: The rows that run.
+            gone: Those that have just ended.
+            waiting: The jobs that come next.
+        """
+        for beginning in {row.shared for row in gone if row.shared}:
+            slots = [slot for slot, row in enumerate(rows) if row.shared is beginning]
+            if len(slots) != 1:
                 continue
-            slot, row = slots[0], rows[slots[0]]
-            try:
-                own = self.cache.read(slot, 0, row.held)
-                self.cache.reserve(len(rows), max(row.length, *(other.held for other in rows)))
-            except RuntimeError:  # no memory
+            (slot,), row = slots, rows[slots[0]]
+            room = len(rows) * whole_blocks(row.job.longest) * self.cache.bytes_per_token
+            if row.length > self.cache.length or room > self.cache.limit_bytes:
                 continue
+            if any(beginning.begins(job.prefix(len(job.prompt) - 1)[0], job.context) for job in waiting):
+                continue
+            own = self.cache.read(slot, 0, row.held)
             self.cache.write(slot, 0, beginning.stored)
             self.cache.write(slot, beginning.length, own)
             row.shared = None

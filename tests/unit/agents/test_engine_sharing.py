@@ -101,8 +101,8 @@ def test_samples_of_one_prompt(make_engine: Make) -> None:
     seen = layouts(engine)
     requests: list[Request | ScoreRequest] = [
         ask(ids(130), n=5, temperature=1.0, seed=3),
-        ask(ids(63), n=3, temperature=1.0, seed=4),  # too short to be shared
-        ask(ids(64), n=3, temperature=1.0, seed=5),
+        ask(ids(64), n=3, temperature=1.0, seed=4),  # the last token is always computed
+        ask(ids(65), n=3, temperature=1.0, seed=5),
     ]
     check(engine, single, requests)
     assert {shared.stored.length for layout in seen for shared in layout.shared} == {128, 64}
@@ -195,13 +195,36 @@ def test_the_last_row_takes_its_beginning_back(make_engine: Make) -> None:
     assert all(layout.starts[0] > 100 for layout in alone)
 
 
-def test_samples_that_wait_join_what_the_others_share(make_engine: Make) -> None:
-    engine, single = make_engine(max_rows=4), make_engine(prefix_tokens=0)
+@pytest.mark.parametrize("length", [130, 128])
+@pytest.mark.parametrize("adapter", [None, "plain", "activated"])
+def test_samples_that_wait_join_what_the_others_share(serve: Make, length: int, adapter: str | None) -> None:
+    engine, single = serve(max_rows=4), serve(prefix_tokens=0)
     seen = layouts(engine)
-    check(engine, single, [ask(ids(130), n=14, temperature=1.0, seed=7)])
+    prompt = (*ids(length - 5), *CALL, 7, 8)
+    check(engine, single, [ask(prompt, adapter=adapter, n=14, temperature=1.0, seed=7)])
     assert all(len(layout.shared) <= 1 for layout in seen)
     assert all(layout.shared for layout in seen if len(layout.starts) > 1)
-    assert max(start for layout in seen[1:] for start in layout.starts) < 130
+    assert max(start for layout in seen[1:] for start in layout.starts) < 60
+
+
+def test_groups_that_follow_one_another_share(make_engine: Make) -> None:
+    """A beginning whose second row is still waiting is not taken back because rows of others end."""
+    engine, single = make_engine(max_rows=6), make_engine(prefix_tokens=0, max_rows=1)
+    first, second = ids(128, 1), ids(128, 2)
+    for common in (first, second):
+        engine.generate(ask(common, max_tokens=1))
+    seen = layouts(engine)
+    check(
+        engine,
+        single,
+        [
+            ask(common + ids(4, number), max_tokens=4 + 3 * number)
+            for common in (first, second)
+            for number in range(8)
+        ],
+    )
+    assert all(layout.shared for layout in seen if len(layout.starts) > 1)
+    assert max(start for layout in seen[:-12] for start in layout.starts) < 60
 
 
 def test_samples_of_short_questions_are_shared_where_that_spares_more(make_engine: Make) -> None:
