@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import sqlalchemy as sa
 
@@ -164,7 +163,7 @@ class Blackboard(Store):
                 f"the body of post {key!r} has {size} bytes", expected=f"at most {MAX_BODY_BYTES}"
             )
         links, turns = _ids(parents, "parents"), _ids(traces, "traces")
-        stamp = _stamp(_text.require_author(author))
+        stamp = _posts.stamp(_text.require_author(author))
         declared = self._channel(channel)
         declared.check(kind, content, author)
         values = {
@@ -560,23 +559,21 @@ class Blackboard(Store):
         there = set(links[:1] if first else ())
         if len(links) > 1:
             there.update(connection.scalars(_posts.KNOWN, {"ids": links, "on_board": self.name}))
-        for parent in links:
-            if parent not in there:
-                raise DataError(
-                    f"the parent {parent!r} is not on board {self.name!r}",
-                    expected="ids of posts on this board",
-                    remedy="post the parent first",
-                )
+        if (parent := _missing(links, there)) is not None:
+            raise DataError(
+                f"the parent {parent!r} is not on board {self.name!r}",
+                expected="ids of posts on this board",
+                remedy="post the parent first",
+            )
 
     def _require_turns(self, connection: sa.Connection, traces: Sequence[str]) -> None:
         there = set(connection.scalars(_TURNS, {"wanted": traces})) if traces else set()
-        for trace in traces:
-            if trace not in there:
-                raise DataError(
-                    f"the turn {trace!r} is not stored in {self.database.label}",
-                    expected="ids of traces in the board's database",
-                    remedy="store the trace first",
-                )
+        if (trace := _missing(traces, there)) is not None:
+            raise DataError(
+                f"the turn {trace!r} is not stored in {self.database.label}",
+                expected="ids of traces in the board's database",
+                remedy="store the trace first",
+            )
 
     def _stored(self, connection: sa.Connection, post_id: str, key: str) -> Post:
         rows = connection.execute(_posts.BY_ID, {"post_id": post_id, "on_board": self.name}).all()
@@ -598,19 +595,8 @@ class Blackboard(Store):
             yield from self._trust.built(connection, rows)
 
 
-class _Stamp(NamedTuple):
-    """An author as it is stored: the fields, their text, and the payloads that the text refers to."""
-
-    fields: Mapping[str, Any]
-    stored: str
-    parts: Mapping[str, bytes]
-
-
-@lru_cache(maxsize=256)
-def _stamp(author: Author) -> _Stamp:
-    # Few agents write many posts.
-    fields = _text.mapping(_text.decode(_text.author(author)), "author")
-    return _Stamp(fields, *_payloads.prepare(fields, whole=True))
+def _missing(wanted: Sequence[str], there: Container[str]) -> str | None:
+    return next((one for one in wanted if one not in there), None)
 
 
 def _ids(values: Sequence[str], where: str) -> list[str]:

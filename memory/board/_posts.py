@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -73,6 +74,21 @@ class Hit(Record):
 
     post: Post
     score: float
+
+
+class Stamp(NamedTuple):
+    """An author as it is stored: the fields, their text, and the payloads that the text refers to."""
+
+    fields: Mapping[str, Any]
+    stored: str
+    parts: Mapping[str, bytes]
+
+
+@lru_cache(maxsize=256)
+def stamp(author: Author) -> Stamp:
+    """The stored form of an author, made once: few agents write many posts."""
+    fields = _text.mapping(_text.decode(_text.author(author)), "author")
+    return Stamp(fields, *_payloads.prepare(fields, whole=True))
 
 
 def build(
