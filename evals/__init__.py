@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from docendo.evals._compare import PairedComparison, Verdict, compare
-from docendo.evals._evaluate import evaluate
-from docendo.evals._lessons import lessons, run_report
-from docendo.evals._report import Arm, Cost, ReportData, Transcript, Turn, costs, report, transcripts
-from docendo.evals._results import EvalRecord, EvalResult
-from docendo.evals._scorer import ExactScorer, make_item, normalise, read_answer
-from docendo.evals._stats import detectable_difference, mcnemar, paired_bootstrap, wilson
-from docendo.evals._tasks import Task, tasks
+from docendo.evals.comparison._compare import PairedComparison, Verdict, compare
+from docendo.evals.harness._evaluate import evaluate
+from docendo.evals.harness._results import EvalRecord, EvalResult
+from docendo.evals.items._scorer import ExactScorer, make_item, normalise, read_answer
+from docendo.evals.items._tasks import Task, tasks
+from docendo.evals.reports._lessons import lessons, run_report
+from docendo.evals.reports._report import Arm, Cost, ReportData, Transcript, Turn, costs, report, transcripts
+from docendo.evals.statistics._stats import detectable_difference, mcnemar, paired_bootstrap, wilson
 
 __all__ = [
     "Arm",

@@ -33,7 +33,7 @@ from docendo.errors import (
     blame,
 )
 from docendo.evals import ExactScorer, _subjects, evaluate, make_item
-from docendo.evals._scorer import Answer
+from docendo.evals.items._scorer import Answer
 from docendo.memory import Database, Journal
 from docendo.records import Gold, Item, PublicItem
 

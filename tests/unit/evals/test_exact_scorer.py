@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from docendo.errors import ConfigError, DataError
 from docendo.evals import ExactScorer, make_item, read_answer
-from docendo.evals._judge import is_plain
-from docendo.evals._scorer import Answer
+from docendo.evals.items._judge import is_plain
+from docendo.evals.items._scorer import Answer
 from docendo.records import Gold, Item, PublicItem
 
 SCORER = ExactScorer()

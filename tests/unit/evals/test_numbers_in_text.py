@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docendo.evals._numbers import number, numbers, show
-from docendo.evals._worked import worked
+from docendo.evals.items._numbers import number, numbers, show
+from docendo.evals.items._worked import worked
 
 
 @pytest.mark.parametrize(

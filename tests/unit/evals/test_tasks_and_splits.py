@@ -4,7 +4,7 @@ import pytest
 
 from docendo.errors import ConfigError, DataError, LeakError, StorageError
 from docendo.evals import ExactScorer, Task, make_item, normalise, tasks
-from docendo.evals._tasks import _example, reference
+from docendo.evals.items._tasks import _example, reference
 from docendo.records import Gold
 
 CHAIN = {"min_terms": 2, "max_terms": 3, "max_digits": 2}

@@ -8,9 +8,9 @@ from typing import Any
 
 from docendo.checks import is_count
 from docendo.errors import ConfigError, DataError, LeakError
-from docendo.evals._scorer import ExactScorer, normalise
-from docendo.evals._sources import Raw, Source, open_source
-from docendo.evals._worked import worked
+from docendo.evals.items._scorer import ExactScorer, normalise
+from docendo.evals.items._sources import Raw, Source, open_source
+from docendo.evals.items._worked import worked
 from docendo.hashing import digest
 from docendo.records import Example, Item, Split
 from docendo.scoring import Scorer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from docendo.errors import DataError, IntegrityError, StorageError
-from docendo.evals._stats import wilson
+from docendo.evals.statistics._stats import wilson
 from docendo.files import write_json, write_text
 from docendo.hashing import digest
 from docendo.records import Record, Usage

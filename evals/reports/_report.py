@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from docendo.evals._compare import PairedComparison
-from docendo.evals._results import EvalRecord, EvalResult
+from docendo.evals.comparison._compare import PairedComparison
+from docendo.evals.harness._results import EvalRecord, EvalResult
 from docendo.records import Record
 
 _LONGEST_TEXT = 4000
@@ -215,7 +215,7 @@ def report(data: ReportData) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("docendo.evals", ""),
+        loader=PackageLoader("docendo.evals.reports", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

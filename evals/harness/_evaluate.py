@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from docendo.errors import ConfigError, DataError, UserError
-from docendo.evals._results import EvalRecord, EvalResult
-from docendo.evals._subjects import Reply, asker_of, failure_of
-from docendo.evals._tasks import reference
+from docendo.evals.harness._results import EvalRecord, EvalResult
+from docendo.evals.harness._subjects import Reply, asker_of, failure_of
+from docendo.evals.items._tasks import reference
 from docendo.progress import Progress, progress
 from docendo.records import Item, SamplingParams, Usage
 from docendo.scoring import Score, Scorer, scored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from docendo.evals._numbers import number, show
+from docendo.evals.items._numbers import number, show
 
 _TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|[-+*/()])")
 _MOST_STEPS = 64

@@ -15,7 +15,7 @@ from typing import get_args
 
 from docendo.checks import is_number
 from docendo.errors import ConfigError, DataError
-from docendo.evals._numbers import number, numbers, show
+from docendo.evals.items._numbers import number, numbers, show
 from docendo.hashing import digest
 from docendo.records import Gold, Item, PublicItem, Split
 from docendo.scoring import Score, Scorer

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from docendo.errors import ConfigError, DataError, StorageError
-from docendo.evals._judge import judge
-from docendo.evals._scorer import Answer, make_item, normalise
+from docendo.evals.items._judge import judge
+from docendo.evals.items._scorer import Answer, make_item, normalise
 from docendo.hashing import derive_seed, digest
 from docendo.records import Gold, Item, PublicItem
 

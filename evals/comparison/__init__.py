@@ -1,0 +1,1 @@
+"""Which of several is better, if that can be said."""

@@ -1,0 +1,1 @@
+"""Other harnesses: their models on this engine, their logs in and out."""

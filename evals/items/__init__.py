@@ -1,0 +1,1 @@
+"""What is asked: sources of questions, splits that share none of them, and scorers."""

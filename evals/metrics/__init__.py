@@ -1,0 +1,1 @@
+"""What else than accuracy can be measured: calibration, diversity, coordination, forgetting."""

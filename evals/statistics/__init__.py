@@ -1,0 +1,1 @@
+"""Intervals, tests, and what a sample can show."""
