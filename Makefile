@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.docendo-stamp
-BENCH_STAMP := $(VENV)/.docendo-bench-stamp
 MODEL := smollm2-135m-instruct
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -69,13 +68,8 @@ wheel: setup
 # Measured comparisons and studies: keeps what has finished in benchmarks/results, renews docs/benchmarks.md and
 # docs/studies.md.
 # BENCH_ARGS=--quick only tries whether a bar runs.
-bench: $(BENCH_STAMP) models
+bench: setup models
 	$(BIN)/python benchmarks/run.py $(BAR) $(BENCH_ARGS)
-
-$(BENCH_STAMP): $(STAMP)
-	@echo 'installing the contenders into $(VENV)'
-	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[dev,bench]'
-	@touch $@
 
 # The long forms of the bars in tests/faults: all of them run, whatever fails; results are kept in
 # tests/faults/results and docs/reliability.md is renewed from them.
