@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("agents", "distill", "evals", "graphs", "memory")
 MEMORY = ("board", "memories", "requests", "runs", "storage")
+EVALS = ("items", "statistics", "metrics", "harness", "comparison", "interop", "reports")
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +36,12 @@ def run(tree: Path, *command: str) -> str:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of the sources, small rooms that import nothing, links as tracked."""
-    for name in (*ROOMS, *(f"memory/{part}" for part in MEMORY), "docendo"):
+    for name in (
+        *ROOMS,
+        *(f"memory/{part}" for part in MEMORY),
+        *(f"evals/{part}" for part in EVALS),
+        "docendo",
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text('"""A room."""\n')
     for file in (ROOT / "docendo").glob("*.py"):
@@ -71,6 +77,8 @@ def test_an_upward_import_is_found(tree: Path) -> None:
         ("evals", "distill"),
         ("memory.storage", "memory.board"),
         ("memory.requests", "memory.runs"),
+        ("evals.statistics", "evals.metrics"),
+        ("evals.harness", "evals.comparison"),
     )
     for lower, upper in wrong:
         (tree / lower.replace(".", "/") / "_up.py").write_text(f'"""Wrong."""\n\nimport docendo.{upper}\n')
