@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from docendo.agents._roles import Agent
+from docendo.agents._turns import turn_traces
 from docendo.errors import ConfigError
 from docendo.hashing import derive_seed, digest
 from docendo.memory import Blackboard, BoardView, Database, Journal, Post, TraceStore
@@ -27,8 +28,6 @@ from docendo.records import (
     SamplingParams,
     ScoreRequest,
     ScoreResult,
-    Trace,
-    Usage,
 )
 
 
@@ -132,7 +131,18 @@ class RunContext:
         with self.database.transaction():
             if stored is None:
                 result = Result.from_json(self.journal.put(key, result.to_json()))
-            traces = self._traces(agent, item, messages, node, step, tuple(parents), sampling, result)
+            traces = turn_traces(
+                agent,
+                self.public(item),
+                messages,
+                result,
+                run=self.run,
+                node=node,
+                sampling=sampling,
+                graph=self.graph,
+                step=step,
+                parents=tuple(parents),
+            )
             self.traces.add(traces)
         return Turn(tuple(c.text for c in result.completions), tuple(t.id for t in traces))
 
@@ -196,45 +206,3 @@ class RunContext:
     def view(self, agent: Agent) -> BoardView:
         """The blackboard as an agent may see it: by its role, as marked text, and under its own name."""
         return self.board.view(agent.author, tokens=special_tokens(agent.engine))
-
-    def _traces(
-        self,
-        agent: Agent,
-        item: str,
-        messages: Sequence[Message],
-        node: str,
-        step: int,
-        parents: tuple[str, ...],
-        sampling: SamplingParams,
-        result: Result,
-    ) -> list[Trace]:
-        first = Trace(
-            id="",
-            run=self.run,
-            item=item,
-            split=self.public(item).split,
-            author=agent.author.replace(model=result.model, adapter=result.adapter),
-            messages=tuple(messages),
-            completion="",
-            parents=parents,
-            graph=self.graph,
-            node=node,
-            step=step,
-            sampling=sampling.to_json(),
-        )
-        traces = []
-        for sample, completion in enumerate(result.completions):
-            traces.append(
-                first.replace(
-                    id=digest(self.run, item, node, step, sample)[:32],
-                    completion=completion.text,
-                    token_ids=completion.token_ids,
-                    logprobs=completion.logprobs,
-                    finish_reason=completion.finish_reason,
-                    sample=sample,
-                    # The request's cost is charged once.
-                    usage=result.usage if sample == 0 else Usage(),
-                    seconds=result.seconds if sample == 0 else 0.0,
-                )
-            )
-        return traces

@@ -219,6 +219,7 @@ class Desk:
             latency=now - job.submitted,
             queued=(job.started or now) - job.submitted,
             first_token=(job.first_token or now) - job.submitted,
+            flops=job.flops,
             prompt_token_ids=tuple(job.prompt) if asked else (),
             prompt_logprobs=(None, *job.prompt_logprobs) if asked else (),
         )
@@ -237,6 +238,8 @@ class Desk:
             usage=usage,
             model=self.fingerprint,
             adapter=job.adapter_hash,
+            seconds=job.seconds,
+            flops=job.flops,
         )
         self._close(job, "finished", "", usage)
         _resolve(job.future, result)

@@ -397,6 +397,7 @@ class Result(Record):
         latency: Wall seconds from submission to the last token.
         queued: Wall seconds from submission to the first computation.
         first_token: Wall seconds from submission to the first token.
+        flops: Estimated floating-point operations; 0 where the engine does not know the model.
         prompt_token_ids: The prompt's tokens, if `prompt_logprobs` was set.
         prompt_logprobs: Log-probability of each prompt token given those before it; None for the first.
     """
@@ -410,6 +411,7 @@ class Result(Record):
     latency: float = 0.0
     queued: float = 0.0
     first_token: float = 0.0
+    flops: float = 0.0
     prompt_token_ids: tuple[int, ...] = ()
     prompt_logprobs: tuple[float | None, ...] = ()
 
@@ -446,13 +448,15 @@ class Result(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreResult(Record):
-    """Log-probabilities (natural logarithm) of each completion token, and the token counts."""
+    """Log-probabilities (natural logarithm) of each completion token, and what they cost, as in `Result`."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     usage: Usage = Usage()
     model: str = ""
     adapter: str | None = None
+    seconds: float = 0.0
+    flops: float = 0.0
 
     @property
     def total(self) -> float:
@@ -645,6 +649,7 @@ class Trace(Record):
         sampling: Decoding settings as JSON, seed included.
         usage: Token counts of the request (on sample 0; zero on the others).
         seconds: Compute seconds of the request (on sample 0; zero on the others).
+        flops: Its estimated floating-point operations (likewise).
         rewards: Named rewards in [0, 1], such as {"verified": 1.0}.
         posts: Ids of the posts that hold its text. Filled in by the store.
         trust: What these are held to be: "quarantined" if one is, or anything that the turn follows from;
@@ -670,6 +675,7 @@ class Trace(Record):
     sampling: Mapping[str, Any] = field(default_factory=dict)
     usage: Usage = Usage()
     seconds: float = 0.0
+    flops: float = 0.0
     rewards: Mapping[str, float] = field(default_factory=dict)
     posts: tuple[str, ...] = ()
     trust: str = ""

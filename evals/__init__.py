@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from docendo.evals.comparison._compare import PairedComparison, Verdict, compare
 from docendo.evals.harness._evaluate import evaluate
-from docendo.evals.harness._results import EvalRecord, EvalResult
+from docendo.evals.harness._records import EvalRecord, Sample
+from docendo.evals.harness._results import EvalCost, EvalResult
 from docendo.evals.items._scorer import ExactScorer, make_item, normalise, read_answer
 from docendo.evals.items._tasks import Task, tasks
 from docendo.evals.reports._lessons import lessons, run_report
@@ -14,11 +15,13 @@ from docendo.evals.statistics._stats import detectable_difference, mcnemar, pair
 __all__ = [
     "Arm",
     "Cost",
+    "EvalCost",
     "EvalRecord",
     "EvalResult",
     "ExactScorer",
     "PairedComparison",
     "ReportData",
+    "Sample",
     "Task",
     "Transcript",
     "Turn",

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from docendo.checks import is_count
 from docendo.errors import ConfigError, DataError, UserError
-from docendo.evals.harness._results import EvalRecord, EvalResult
-from docendo.evals.harness._subjects import Reply, asker_of, failure_of
-from docendo.evals.items._tasks import reference
+from docendo.evals.harness._records import EvalRecord, Sample
+from docendo.evals.harness._replies import Reply, Said, failure_of
+from docendo.evals.harness._results import EvalResult
+from docendo.evals.harness._subjects import Manner, Method, asker_of
+from docendo.evals.items._tasks import Task, reference
 from docendo.progress import Progress, progress
-from docendo.records import Item, SamplingParams, Usage
+from docendo.records import Item, SamplingParams
 from docendo.scoring import Score, Scorer, scored
+
+if TYPE_CHECKING:
+    from docendo.memory import TraceStore
 
 
 class JournalLike(Protocol):
@@ -28,12 +36,15 @@ class JournalLike(Protocol):
 
 def evaluate(
     subject: Any,
-    items: Iterable[Item],
+    items: Task | Iterable[Item],
     *,
-    scorer: Scorer,
+    scorer: Scorer | None = None,
     name: str = "",
     sampling: SamplingParams | None = None,
+    samples: int = 1,
+    method: Method = "generate",
     journal: JournalLike | None = None,
+    folder: str | Path | None = None,
     concurrency: int = 64,
     quiet: bool = False,
 ) -> EvalResult:
@@ -44,16 +55,23 @@ def evaluate(
     counts neither as right nor as wrong. A wrong configuration (an unknown adapter) is an error at once.
 
     Args:
-        subject: An agent (all items go to its engine at once), a compiled graph (run by
+        subject: An agent or an engine (all items go to the engine at once), a compiled graph (run by
             `docendo.run`; its final state holds `answer`), or a function of a `PublicItem` that
-            returns the text, plain (called one by one) or async.
-        items: The items; each id once.
-        scorer: Decides what is right, usually `task.scorer`.
-        name: Name of the result, such as "before". Needed with `journal` unless the subject is an
-            agent, because it is part of what a stored answer is found by.
-        sampling: Decoding settings instead of the agent's own; one sample is drawn in any case.
+            returns the text, or a list of as many as `samples`, plain (called one by one) or async.
+        items: A task, whose test items are asked, or items; each id once.
+        scorer: Decides what is right; by default the task's.
+        name: Name of the result, such as "before". With `journal` or `folder` it is needed for graphs and
+            functions, because it is part of what a stored answer is found by.
+        sampling: Decoding settings instead of the agent's own.
+        samples: Answers to draw for each item, for `pass_at`, `majority_at` and `best_of`. The accuracy is
+            that of the first.
+        method: "generate" lets the subject write its answer. "likelihood" takes the choice that is likeliest
+            under the model, by the sum of its tokens' log-probabilities, "likelihood-per-byte" by that
+            sum divided by the choice's length in bytes (lm-eval's `acc` and `acc_norm`).
         journal: Keeps every answer as it comes, so that the same call after a crash asks only what
             is missing.
+        folder: Keeps everything here: every answer as it comes, the turns that led to it, and at the end the
+            result, for `EvalResult.load`. Instead of `journal`.
         concurrency: Most calls of an async function, or items of a graph, at a time.
         quiet: Show no progress.
 
@@ -62,7 +80,7 @@ def evaluate(
 
     Raises:
         DataError: if there is no item, or an id occurs twice.
-        ConfigError: if the subject is of no known kind.
+        ConfigError: if the subject is of no known kind, or cannot be asked this way.
 
     Example:
         >>> from docendo.evals import ExactScorer, make_item
@@ -70,52 +88,49 @@ def evaluate(
         >>> print(evaluate(lambda item: "4", items, scorer=ExactScorer(), name="fours", quiet=True))
         fours: 50.0 % (1/2, 95 % interval 9.5 % to 90.5 %), majority answer 50.0 %
     """
-    items = tuple(items)
-    _check(items, concurrency)
-    asker = asker_of(subject, name=name, sampling=sampling, concurrency=concurrency)
-    keys = {item.id: asker.key(item) if journal is not None else None for item in items}
-    if journal is not None and items and keys[items[0].id] is None:
-        raise ConfigError("journal was given without a name", remedy="pass name=, which tells subjects apart")
-
-    start = time.monotonic()
-    replies: dict[str, Reply] = {}
-    for item in items:
-        key = keys[item.id]
-        stored = journal.get(key) if journal is not None and key is not None else None
-        if stored is not None:
-            replies[item.id] = _from_stored(stored)
-
-    with progress(name or "evaluate", len(items), quiet=quiet) as bar:
-        _advance(bar, len(replies))
-
-        def done(item: Item, reply: Reply) -> None:
-            key = keys[item.id]
-            if journal is not None and key is not None and reply.failure is None:
-                # A failure is not kept: the next call tries the item again.
-                reply = _from_stored(journal.put(key, _to_stored(reply)))
-            replies[item.id] = reply
-            _advance(bar, 1)
-
-        missing = [item for item in items if item.id not in replies]
-        if missing:
-            asker.ask(missing, done)
-
-    majority, chance = _baselines(items)
-    return EvalResult(
-        name=name,
-        task=items[0].public.task,
-        scorer=scorer.name,
-        records=tuple(_record(item, replies[item.id], scorer) for item in items),
-        majority=majority,
-        chance=chance,
-        model=asker.model,
-        adapter=asker.adapter,
-        sampling=asker.sampling.to_json() if asker.sampling else {},
-        seconds=time.monotonic() - start,
-    )
+    asked = items.test if isinstance(items, Task) else tuple(items)
+    scorer = _scorer(items, scorer)
+    _check(asked, samples=samples, concurrency=concurrency)
+    with _kept(folder, journal) as (place, kept, traces):
+        how = Manner(
+            name=name,
+            sampling=sampling,
+            samples=samples,
+            method=method,
+            concurrency=concurrency,
+            folder=place,
+            traces=traces,
+        )
+        asker = asker_of(subject, asked, how)
+        start = time.monotonic()
+        replies = _replies(asker, asked, kept, label=name or "evaluate", quiet=quiet)
+        majority, chance = _baselines(asked)
+        result = EvalResult(
+            name=name,
+            task=asked[0].public.task,
+            scorer=scorer.name,
+            records=tuple(_record(item, replies[item.id], scorer) for item in asked),
+            majority=majority,
+            chance=chance,
+            model=asker.model,
+            adapter=asker.adapter,
+            sampling=asker.sampling.to_json() if asker.sampling else {},
+            seconds=time.monotonic() - start,
+        )
+        if place is not None:
+            result.save(place)
+    return result
 
 
-def _check(items: tuple[Item, ...], concurrency: int) -> None:
+def _scorer(items: Task | Iterable[Item], scorer: Scorer | None) -> Scorer:
+    if scorer is not None:
+        return scorer
+    if isinstance(items, Task):
+        return items.scorer
+    raise ConfigError("items were given without a scorer", remedy="pass scorer=task.scorer, or the task")
+
+
+def _check(items: tuple[Item, ...], *, samples: int, concurrency: int) -> None:
     if not items:
         raise DataError("there is no item to evaluate", expected="at least one")
     for entry in items:
@@ -125,8 +140,57 @@ def _check(items: tuple[Item, ...], concurrency: int) -> None:
     item, count = Counter(item.id for item in items).most_common(1)[0]
     if count > 1:
         raise DataError(f"item {item} occurs {count} times", expected="each item once")
+    if not is_count(samples) or samples < 1:
+        raise ConfigError(f"samples is {samples!r}", expected="1 or more")
     if concurrency < 1:
         raise ConfigError(f"concurrency is {concurrency}", expected="1 or more")
+
+
+@contextmanager
+def _kept(
+    folder: str | Path | None, journal: JournalLike | None
+) -> Iterator[tuple[Path | None, JournalLike | None, TraceStore | None]]:
+    """Where answers and turns are kept."""
+    if folder is None:
+        yield None, journal, None
+        return
+    if journal is not None:
+        raise ConfigError("journal and folder were both given", remedy="pass one of them")
+    from docendo.memory import DATABASE, Journal, TraceStore
+
+    path = Path(folder)
+    with Journal.open(path / DATABASE) as own:
+        yield path, own, TraceStore(own.database)
+
+
+def _replies(
+    asker: Any, items: Sequence[Item], journal: JournalLike | None, *, label: str, quiet: bool
+) -> dict[str, Reply]:
+    """The reply to each item: from the journal where it is there, else from the subject."""
+    keys = {item.id: asker.key(item) if journal is not None else None for item in items}
+    if journal is not None and keys[items[0].id] is None:
+        raise ConfigError("answers are to be kept, but there is no name to find them by", remedy="pass name=")
+    replies: dict[str, Reply] = {}
+    for item in items:
+        key = keys[item.id]
+        stored = journal.get(key) if journal is not None and key is not None else None
+        if stored is not None:
+            replies[item.id] = Reply.from_json(stored)
+    with progress(label, len(items), quiet=quiet) as bar:
+        _advance(bar, len(replies))
+
+        def done(item: Item, reply: Reply) -> None:
+            key = keys[item.id]
+            if journal is not None and key is not None and reply.failure is None:
+                # A failure is not kept: the next call tries the item again.
+                reply = Reply.from_json(journal.put(key, reply.to_json()))
+            replies[item.id] = reply
+            _advance(bar, 1)
+
+        missing = [item for item in items if item.id not in replies]
+        if missing:
+            asker.ask(missing, done)
+    return replies
 
 
 def _advance(bar: Progress, steps: int) -> None:
@@ -135,31 +199,44 @@ def _advance(bar: Progress, steps: int) -> None:
 
 
 def _record(item: Item, reply: Reply, scorer: Scorer) -> EvalRecord:
-    score = _score(item, reply, scorer)
     record = EvalRecord(
         item=item.id,
         question=item.public.question,
-        text=reply.text,
+        text=reply.samples[0].text if reply.samples else "",
+        stratum=str(item.public.metadata.get("stratum") or item.public.task),
+        choices=reply.choices,
+        traces=reply.traces,
         usage=reply.usage,
         seconds=reply.seconds,
+        flops=reply.flops,
     )
-    if isinstance(score, str):
-        return record.replace(failure=score)
-    return record.replace(
-        parsed=score.parsed, correct=score.correct, value=score.value, score_failure=score.failure
-    )
-
-
-def _score(item: Item, reply: Reply, scorer: Scorer) -> Score | str:
-    """The score of a reply, or why there is none."""
-    if reply.failure is not None:
-        return reply.failure
     try:
-        return scored(scorer, item, reply.text)
+        if reply.failure is not None:
+            return record.replace(failure=reply.failure)
+        first, *more = (_sample(said, scored(scorer, item, said.text)) for said in reply.samples)
     except UserError:
         raise
     except Exception as error:  # a scorer of the user's own may fail in any way
-        return failure_of(error)
+        return record.replace(failure=failure_of(error))
+    return record.replace(
+        parsed=first.parsed,
+        correct=first.correct,
+        value=first.value,
+        score_failure=first.score_failure,
+        confidence=first.confidence,
+        more=tuple(more),
+    )
+
+
+def _sample(said: Said, score: Score) -> Sample:
+    return Sample(
+        text=said.text,
+        parsed=score.parsed,
+        correct=score.correct,
+        value=score.value,
+        score_failure=score.failure,
+        confidence=said.confidence,
+    )
 
 
 def _baselines(items: Sequence[Item]) -> tuple[float | None, float | None]:
@@ -169,11 +246,3 @@ def _baselines(items: Sequence[Item]) -> tuple[float | None, float | None]:
     choices = [len(item.public.choices) for item in items]
     chance = sum(1 / count for count in choices) / len(choices) if all(choices) else None
     return majority, chance
-
-
-def _to_stored(reply: Reply) -> dict[str, Any]:
-    return {"text": reply.text, "usage": reply.usage.to_json(), "seconds": reply.seconds}
-
-
-def _from_stored(value: Mapping[str, Any]) -> Reply:
-    return Reply(text=value["text"], usage=Usage(**value["usage"]), seconds=value["seconds"])

@@ -4,55 +4,62 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from docendo.errors import DataError, IntegrityError, StorageError
+from docendo.evals.harness._records import COSTS, EvalRecord
 from docendo.evals.statistics._stats import wilson
 from docendo.files import write_json, write_text
 from docendo.hashing import digest
 from docendo.records import Record, Usage
 
-_FORMAT = 1
-_ITEMS, _SUMMARY = "items.jsonl", "summary.json"
+_FORMAT = 2
+_ITEMS, _COSTS, _SUMMARY = "items.jsonl", "costs.jsonl", "summary.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalRecord(Record):
-    """The outcome of one item.
+class EvalCost(Record):
+    """What an evaluation cost, and what that makes for each right answer.
 
     Attributes:
-        item: Item id, by which two evaluations are paired.
-        question: The question as the subject saw it.
-        text: What the subject answered.
-        parsed: The final answer read out of it, or None if there was none.
-        correct: Whether it is right; None if the item failed, which is not a wrong answer.
-        failure: Why no answer came or none was scored, beginning with who is to blame: `model: ...`,
-            `task: ...` or `infrastructure: ...`.
-        value: The scorer's own number, in which partial credit shows.
-        score_failure: What the scorer choked on; the answer counts as wrong.
-        usage: Tokens of the request.
-        seconds: Wall seconds of the request.
+        correct: Number of right answers.
+        prompt_tokens: Tokens read, those from a stored prefix included.
+        generated_tokens: Tokens written.
+        seconds: Compute seconds.
+        flops: Estimated floating-point operations, or None if unknown.
+
+    Example:
+        >>> EvalCost(correct=4, prompt_tokens=300, generated_tokens=100, seconds=2.0).tokens_per_correct
+        100.0
     """
 
-    item: str
-    question: str
-    text: str = ""
-    parsed: str | None = None
-    correct: bool | None = None
-    failure: str | None = None
-    value: float = 0.0
-    score_failure: str | None = None
-    usage: Usage = field(default_factory=Usage)
+    correct: int
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
     seconds: float = 0.0
+    flops: float | None = None
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Rebuilds a record stored by `to_json`."""
-        return cls(**{**value, "usage": Usage(**value.get("usage", {}))})
+    @property
+    def tokens_per_correct(self) -> float | None:
+        """Tokens read and written for each right answer; None if there is none."""
+        return self._share(self.prompt_tokens + self.generated_tokens)
+
+    @property
+    def seconds_per_correct(self) -> float | None:
+        """Compute seconds for each right answer; None if there is none."""
+        return self._share(self.seconds)
+
+    @property
+    def flops_per_correct(self) -> float | None:
+        """Floating-point operations for each right answer; None if there is none, or they are unknown."""
+        return None if self.flops is None else self._share(self.flops)
+
+    def _share(self, total: float) -> float | None:
+        return total / self.correct if self.correct else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +120,35 @@ class EvalResult(Record):
         """Tokens of all items."""
         return reduce(Usage.__add__, (record.usage for record in self.records), Usage())
 
+    @property
+    def flops(self) -> float:
+        """Estimated floating-point operations of all items; 0 if unknown."""
+        return sum(record.flops for record in self.records)
+
+    @property
+    def cost(self) -> EvalCost:
+        """What a right answer cost, the wrong and the failed ones included."""
+        usage, seconds = self.usage, sum(record.seconds for record in self.records)
+        return EvalCost(
+            correct=self.correct,
+            prompt_tokens=usage.prompt_tokens,
+            generated_tokens=usage.generated_tokens,
+            seconds=seconds,
+            flops=self.flops or None,
+        )
+
+    @property
+    def strata(self) -> dict[str, EvalResult]:
+        """The result of each stratum by its name, in order of first appearance."""
+        parts: dict[str, list[EvalRecord]] = {}
+        for record in self.records:
+            parts.setdefault(record.stratum, []).append(record)
+        # The baselines are those of the whole.
+        return {
+            name: self.replace(name=name, records=tuple(records), majority=None, chance=None)
+            for name, records in parts.items()
+        }
+
     def __str__(self) -> str:
         low, high = self.interval
         line = f"{self.name or self.task}: {_percent(self.accuracy)} ({self.correct}/{self.n}"
@@ -140,21 +176,26 @@ class EvalResult(Record):
             "adapter": self.adapter,
             "sampling": dict(self.sampling),
             "usage": self.usage.to_json(),
+            "flops": self.flops,
             "seconds": self.seconds,
         }
 
     def save(self, path: str | Path) -> Path:
-        """Writes `items.jsonl` and then `summary.json` into the folder `path`, each atomically.
+        """Writes `items.jsonl`, `costs.jsonl` and then `summary.json` into a folder, each atomically.
 
-        Other files of the folder stay. `load` reads it back without loss.
+        What was answered is in `items.jsonl`, what it cost in `costs.jsonl`: an evaluation that was stopped
+        and resumed has the same items, byte for byte, as one that was not, where the engine's answers do not
+        depend on the batch (`determinism="invariant"`). Other files of the folder stay. `load` reads it
+        back without loss.
 
         Raises:
             StorageError: if the folder cannot be written.
         """
         folder = Path(path)
         rows = [record.to_json() for record in self.records]
-        # ASCII escapes keep lone surrogates, which model output can hold.
-        write_text(folder / _ITEMS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        costs = [{"item": row["item"], **{name: row.pop(name) for name in COSTS}} for row in rows]
+        write_text(folder / _ITEMS, _lines(rows))
+        write_text(folder / _COSTS, _lines(costs))
         write_json(folder / _SUMMARY, {**self.summary(), "format": _FORMAT, "records": digest(rows)})
         return folder
 
@@ -167,15 +208,17 @@ class EvalResult(Record):
             IntegrityError: if the records are not those that the summary was written for.
         """
         folder = Path(path)
-        summary = _read(folder, _SUMMARY)
-        lines = _read(folder, _ITEMS).splitlines()
+        summary, lines = _read(folder, _SUMMARY), _read(folder, _ITEMS).splitlines()
         try:
             facts = json.loads(summary)
-            rows = [json.loads(line) for line in lines]
-            stored = facts["records"]
+            rows, stored = [json.loads(line) for line in lines], facts["records"]
+            # In format 1 a row held its costs.
+            spent = [{}] * len(rows) if facts["format"] == 1 else _costs(folder, rows)
             result = cls(
                 **{key: facts[key] for key in _KEPT},
-                records=tuple(EvalRecord.from_json(row) for row in rows),
+                records=tuple(
+                    EvalRecord.from_json({**row, **cost}) for row, cost in zip(rows, spent, strict=True)
+                ),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -190,6 +233,18 @@ class EvalResult(Record):
 
 
 _KEPT = ("name", "task", "scorer", "majority", "chance", "model", "adapter", "sampling", "seconds")
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    # ASCII escapes keep lone surrogates, which model output can hold.
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def _costs(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    costs = [json.loads(line) for line in _read(folder, _COSTS).splitlines()]
+    if [cost.pop("item") for cost in costs] != [row["item"] for row in rows]:
+        raise IntegrityError(f"{folder / _COSTS} does not match {_ITEMS}; evaluate again or restore the file")
+    return costs
 
 
 def _read(folder: Path, name: str) -> str:

@@ -38,7 +38,8 @@ _SMALL = (
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: The names of choices.
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Scores of task sources are in [0, 1], and anything short of 1 is partial credit: 0.9994 is what
 # reasoning_gym's time_intervals gives for 51 seconds off. The rest is room for rounding.
 _FULL = 1 - 1e-6
@@ -108,18 +109,27 @@ def make_item(
     if text == "":
         raise DataError("answer is empty", expected="text or a number")
     if choices:
-        if len(choices) > len(_LETTERS):
-            raise DataError(f"choices has {len(choices)} entries", expected=f"at most {len(_LETTERS)}")
-        question = "\n".join(
-            [
-                question.rstrip(),
-                *(f"{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=False)),
-            ]
-        )
+        if len(choices) > len(LETTERS):
+            raise DataError(f"choices has {len(choices)} entries", expected=f"at most {len(LETTERS)}")
+        question = question.rstrip() + _lettered(choices)
     public = PublicItem(
         id=item_id(task, question), question=question, task=task, split=split, choices=tuple(choices)
     )
     return Item(public=public, gold=Gold(_choice(text, choices) if choices else Answer(text=text)))
+
+
+def _lettered(choices: Sequence[str]) -> str:
+    return "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+
+
+def stem(item: PublicItem) -> str:
+    """Returns a question without the lettered list of its choices.
+
+    Example:
+        >>> stem(make_item("Which is red?", "B", choices=["grass", "blood"]).public)
+        'Which is red?'
+    """
+    return item.question.removesuffix(_lettered(item.choices))
 
 
 def item_id(task: str, question: str) -> str:
@@ -129,13 +139,13 @@ def item_id(task: str, question: str) -> str:
 
 def _choice(text: str | None, choices: Sequence[str]) -> Answer:
     right = [index for index, choice in enumerate(choices) if text == choice.strip()]
-    if not right and text is not None and len(text) == 1 and text.upper() in _LETTERS[: len(choices)]:
-        right = [_LETTERS.index(text.upper())]
+    if not right and text is not None and len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
+        right = [LETTERS.index(text.upper())]
     if len(right) != 1:
         raise DataError(
             f"answer {text!r} names {len(right)} of the choices", expected="the text or letter of one"
         )
-    letter, choice = _LETTERS[right[0]], choices[right[0]].strip()
+    letter, choice = LETTERS[right[0]], choices[right[0]].strip()
     return Answer(text=letter, accepted=(choice, f"({letter})", f"{letter}. {choice}", f"{letter}) {choice}"))
 
 

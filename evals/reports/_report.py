@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from docendo.evals.comparison._compare import PairedComparison
-from docendo.evals.harness._results import EvalRecord, EvalResult
+from docendo.evals.harness._records import EvalRecord
+from docendo.evals.harness._results import EvalResult
 from docendo.records import Record
 
 _LONGEST_TEXT = 4000

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 STEP = 75
 SEED = 5
 #: What measures time or this process's luck and not the work.
-UNEQUAL = {"seconds", "phases", "path", "report", "cached_tokens", "generated_tokens_per_second"}
+UNEQUAL = {"seconds", "flops", "phases", "path", "report", "cached_tokens", "generated_tokens_per_second"}
 
 
 # --- in the processes -------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from docendo.errors import (
     StorageError,
     blame,
 )
-from docendo.evals import ExactScorer, _subjects, evaluate, make_item
+from docendo.evals import ExactScorer, evaluate, make_item
+from docendo.evals.harness import _replies
 from docendo.evals.items._scorer import Answer
 from docendo.memory import Database, Journal
 from docendo.records import Gold, Item, PublicItem
@@ -313,7 +314,7 @@ def test_the_bar_catches_a_subject_that_swallows_errors(bar: Any) -> None:
 
 def test_the_bar_catches_one_class_for_all(bar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cast = Cast()
-    monkeypatch.setattr(_subjects, "blame", lambda error: "infrastructure")
+    monkeypatch.setattr(_replies, "blame", lambda error: "infrastructure")
     result = evaluate(Student(cast.engine), cast.items, scorer=cast.scorer, quiet=True)
     bar.broken("every error blamed on the machine", cases=TASKS, failed=cast.wrong(fates_of(result.records)))
 

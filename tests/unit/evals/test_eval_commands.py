@@ -8,7 +8,7 @@ from docendo.cli import main
 from docendo.cli._eval import _open, parse_settings
 from docendo.errors import ConfigError, ResumeError
 from docendo.evals import EvalResult
-from docendo.evals.harness._results import EvalRecord
+from docendo.evals.harness._records import EvalRecord
 
 
 def save(folder, rights):

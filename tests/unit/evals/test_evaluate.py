@@ -198,7 +198,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path):
         run(answer, name="one", journal=journal)
     assert run(answer, name="one", journal=journal).accuracy == 1.0
     assert len(calls) == 9
-    with pytest.raises(ConfigError, match="journal was given without a name"):
+    with pytest.raises(ConfigError, match="no name to find them by"):
         run(answer, journal=journal)
     journal.close()
 

@@ -1,0 +1,206 @@
+"""Asking agents and bare engines: all items at once, so that the engine batches them."""
+
+from __future__ import annotations
+
+import math
+import queue
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from docendo.agents._turns import turn_traces
+from docendo.errors import ConfigError, UserError
+from docendo.evals.harness._replies import Done, Reply, Said, failure_of
+from docendo.hashing import derive_seed, digest
+from docendo.records import (
+    Item,
+    Message,
+    Origin,
+    PublicItem,
+    Request,
+    Result,
+    SamplingParams,
+    ScoreResult,
+)
+
+if TYPE_CHECKING:
+    from docendo.memory import TraceStore
+
+_Answer = TypeVar("_Answer", Result, ScoreResult)
+_NODE = "evaluate"
+
+
+class Bare:
+    """An engine without a role: it is given the question and nothing else."""
+
+    role, name, adapter, sampling = "model", "model", None, SamplingParams()
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self._chats = "messages" in engine.capabilities.features
+
+    def messages(self, item: PublicItem) -> tuple[Message, ...] | str:
+        """The question, as a message if the model chats."""
+        return ({"role": "user", "content": item.question},) if self._chats else item.question
+
+
+class ModelAsker(ABC, Generic[_Answer]):
+    """Gives the requests of all items to the engine and takes the answers as they come."""
+
+    def __init__(self, agent: Any, *, name: str) -> None:
+        self.agent, self.name = agent, name
+        self.sampling: SamplingParams | None = None
+        self.model: str = agent.engine.fingerprint
+        self.adapter: str | None = agent.engine.adapter_hash(agent.adapter) if agent.adapter else None
+
+    def ask(self, items: Sequence[Item], done: Done) -> None:
+        """Reports each reply as soon as it is there, also while later items are still being submitted."""
+        ended: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        running: dict[str, list[Future[_Answer]]] = {}
+        try:
+            for item in items:
+                try:
+                    futures = self._submit(item)
+                except UserError:
+                    raise
+                except Exception as error:
+                    done(item, Reply(failure=failure_of(error)))
+                    continue
+                running[item.id] = futures
+                _when_all(futures, partial(ended.put, item))
+                while not ended.empty():
+                    self._settle(ended.get(), running, done)
+            while running:
+                self._settle(ended.get(), running, done)
+        finally:
+            for futures in running.values():
+                for future in futures:
+                    future.cancel()
+
+    def _settle(self, item: Item, running: dict[str, list[Future[_Answer]]], done: Done) -> None:
+        futures = running.pop(item.id)
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        for error in errors:
+            if isinstance(error, UserError) or not isinstance(error, Exception):
+                raise error
+        done(
+            item,
+            Reply(failure=failure_of(errors[0]))
+            if errors
+            else self._reply(item, [future.result() for future in futures]),
+        )
+
+    def _origin(self, item: Item) -> Origin:
+        agent = self.agent
+        return Origin(run=self.name, role=agent.role, agent=agent.name, node=_NODE, item=item.id)
+
+    @abstractmethod
+    def key(self, item: Item) -> str | None:
+        """By what is asked of which weights, so that a stored answer serves any evaluation."""
+
+    @abstractmethod
+    def _submit(self, item: Item) -> list[Future[_Answer]]: ...
+
+    @abstractmethod
+    def _reply(self, item: Item, answers: list[_Answer]) -> Reply: ...
+
+
+def _when_all(futures: Sequence[Future[Any]], call: Any) -> None:
+    """Calls once all futures have ended, on the thread of the last."""
+    left: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in futures[1:]:
+        left.put(None)
+
+    def ended(_: Future[Any]) -> None:
+        try:
+            left.get_nowait()
+        except queue.Empty:
+            call()
+
+    for future in futures:
+        future.add_done_callback(ended)
+
+
+class GenerateAsker(ModelAsker[Result]):
+    """Draws samples of an answer."""
+
+    def __init__(
+        self,
+        agent: Any,
+        *,
+        name: str,
+        sampling: SamplingParams | None,
+        samples: int,
+        traces: TraceStore | None,
+    ) -> None:
+        super().__init__(agent, name=name)
+        self.sampling = (sampling or agent.sampling).replace(n=samples)
+        if samples > 1 and self.sampling.greedy:
+            raise ConfigError(
+                f"samples is {samples}, but the temperature is 0, so that all would be the same",
+                remedy="pass sampling=SamplingParams(temperature=0.8, ...)",
+            )
+        self._traces = traces
+
+    def _request(self, item: Item) -> Request:
+        return Request(
+            prompt=self.agent.messages(item.public),
+            sampling=_seeded(cast(SamplingParams, self.sampling), item.id),
+            adapter=self.agent.adapter,
+            origin=self._origin(item),
+        )
+
+    def key(self, item: Item) -> str | None:
+        request = self._request(item)
+        prompt, sampling = plain(request.prompt), request.sampling.to_json()
+        return digest("evaluate", self.model, self.adapter, prompt, sampling)
+
+    def _submit(self, item: Item) -> list[Future[Result]]:
+        return [self.agent.engine.submit(self._request(item))]
+
+    def _reply(self, item: Item, answers: list[Result]) -> Reply:
+        (result,) = answers
+        return Reply(
+            samples=tuple(
+                Said(text=each.text, confidence=_mean_probability(each.logprobs))
+                for each in result.completions
+            ),
+            traces=self._store(item, result),
+            usage=result.usage,
+            seconds=result.seconds,
+            flops=result.flops,
+        )
+
+    def _store(self, item: Item, result: Result) -> tuple[str, ...]:
+        if self._traces is None:
+            return ()
+        request = self._request(item)
+        prompt = request.prompt
+        messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+        turns = turn_traces(
+            self.agent,
+            item.public,
+            cast(Sequence[Message], messages),
+            result,
+            run=self.name,
+            node=_NODE,
+            sampling=request.sampling,
+        )
+        self._traces.add(turns)
+        return tuple(turn.id for turn in turns)
+
+
+def _seeded(sampling: SamplingParams, item: str) -> SamplingParams:
+    """A seed of its own for each item: with one for all, every item would draw the same numbers."""
+    return sampling if sampling.seed is None else sampling.replace(seed=derive_seed(sampling.seed, item))
+
+
+def plain(prompt: Any) -> Any:
+    """A prompt as JSON."""
+    return prompt if isinstance(prompt, str) else list(prompt)
+
+
+def _mean_probability(logprobs: Sequence[float]) -> float | None:
+    return math.exp(math.fsum(logprobs) / len(logprobs)) if logprobs else None
