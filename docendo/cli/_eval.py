@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -33,6 +33,11 @@ def command(
     ] = None,
     question: Annotated[str | None, typer.Option(help="Column of the question, in a file.")] = None,
     answer: Annotated[str | None, typer.Option(help="Column of the answer, in a file.")] = None,
+    choices: Annotated[str | None, typer.Option(help="Column of the choices, in a file.")] = None,
+    method: Annotated[
+        str, typer.Option(help="generate, or of choices: likelihood, likelihood-per-byte.")
+    ] = "generate",
+    samples: Annotated[int, typer.Option(help="Answers to draw for each item (with a temperature).")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 decodes greedily.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the items and of sampling.")] = 0,
@@ -46,12 +51,13 @@ def command(
     """
     from docendo import evals
     from docendo.agents import Student, open_engine
-    from docendo.memory import DATABASE, Journal
+    from docendo.evals.harness._subjects import Manner, asker_of
     from docendo.records import SamplingParams
 
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}", expected="1 or more")
-    columns = {key: column for key, column in (("question", question), ("answer", answer)) if column}
+    named = (("question", question), ("answer", answer), ("choices", choices))
+    columns = {key: column for key, column in named if column}
     made = evals.tasks(task, test=test, seed=seed, columns=columns or None, **parse_settings(settings or []))
     items = made.test[:limit]
     if not items:
@@ -68,6 +74,8 @@ def command(
         "task_fingerprint": made.fingerprint,
         "limit": limit,
         "sampling": sampling.to_json(),
+        **({"method": method} if method != "generate" else {}),
+        **({"samples": samples} if samples != 1 else {}),
     }
     folder = run_folder(name)
     _check(folder, config, resume=resume)
@@ -76,13 +84,20 @@ def command(
         if adapter is not None:
             engine.load_adapter("evaluated", adapter)
             student = student.with_adapter("evaluated")
-        # Written only now: a model or an adapter that cannot be used leaves nothing behind.
+        drawn = sampling if method == "generate" else None
+        asker_of(student, items, Manner(name=name, sampling=drawn, samples=samples, method=cast(Any, method)))
+        # Written only now: what cannot be asked leaves nothing behind.
         _open(folder, config, resume=resume)
-        with Journal.open(folder / DATABASE) as journal:
-            result = evals.evaluate(
-                student, items, scorer=made.scorer, sampling=sampling, name=name, journal=journal
-            )
-    result.save(folder)
+        result = evals.evaluate(
+            student,
+            items,
+            scorer=made.scorer,
+            sampling=drawn,
+            samples=samples,
+            method=cast(Any, method),
+            name=name,
+            folder=folder,
+        )
     _write_report(folder, result, task=task, config=config, seed=seed)
     print(
         json.dumps({**result.summary(), "folder": str(folder)}, indent=2)

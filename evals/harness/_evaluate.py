@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from docendo.checks import is_count
 from docendo.errors import ConfigError, DataError, UserError
 from docendo.evals.harness._records import EvalRecord, Sample
-from docendo.evals.harness._replies import Reply, Said, failure_of
+from docendo.evals.harness._replies import Asker, Reply, Said, failure_of
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.harness._subjects import Manner, Method, asker_of
 from docendo.evals.items._tasks import Task, reference
@@ -91,34 +91,35 @@ def evaluate(
     asked = items.test if isinstance(items, Task) else tuple(items)
     scorer = _scorer(items, scorer)
     _check(asked, samples=samples, concurrency=concurrency)
-    with _kept(folder, journal) as (place, kept, traces):
-        how = Manner(
-            name=name,
-            sampling=sampling,
-            samples=samples,
-            method=method,
-            concurrency=concurrency,
-            folder=place,
-            traces=traces,
-        )
-        asker = asker_of(subject, asked, how)
-        start = time.monotonic()
-        replies = _replies(asker, asked, kept, label=name or "evaluate", quiet=quiet)
-        majority, chance = _baselines(asked)
-        result = EvalResult(
-            name=name,
-            task=asked[0].public.task,
-            scorer=scorer.name,
-            records=tuple(_record(item, replies[item.id], scorer) for item in asked),
-            majority=majority,
-            chance=chance,
-            model=asker.model,
-            adapter=asker.adapter,
-            sampling=asker.sampling.to_json() if asker.sampling else {},
-            seconds=time.monotonic() - start,
-        )
-        if place is not None:
-            result.save(place)
+    place = None if folder is None else Path(folder)
+    how = Manner(
+        name=name,
+        sampling=sampling,
+        samples=samples,
+        method=method,
+        concurrency=concurrency,
+        folder=place,
+    )
+    # Before anything is opened: what cannot be asked leaves nothing behind.
+    asker = asker_of(subject, asked, how)
+    start = time.monotonic()
+    with _kept(place, journal) as (kept, traces):
+        replies = _replies(asker, asked, kept, traces, label=name or "evaluate", quiet=quiet)
+    majority, chance = _baselines(asked)
+    result = EvalResult(
+        name=name,
+        task=asked[0].public.task,
+        scorer=scorer.name,
+        records=tuple(_record(item, replies[item.id], scorer) for item in asked),
+        majority=majority,
+        chance=chance,
+        model=asker.model,
+        adapter=asker.adapter,
+        sampling=asker.sampling.to_json() if asker.sampling else {},
+        seconds=time.monotonic() - start,
+    )
+    if place is not None:
+        result.save(place)
     return result
 
 
@@ -148,23 +149,28 @@ def _check(items: tuple[Item, ...], *, samples: int, concurrency: int) -> None:
 
 @contextmanager
 def _kept(
-    folder: str | Path | None, journal: JournalLike | None
-) -> Iterator[tuple[Path | None, JournalLike | None, TraceStore | None]]:
+    folder: Path | None, journal: JournalLike | None
+) -> Iterator[tuple[JournalLike | None, TraceStore | None]]:
     """Where answers and turns are kept."""
     if folder is None:
-        yield None, journal, None
+        yield journal, None
         return
     if journal is not None:
         raise ConfigError("journal and folder were both given", remedy="pass one of them")
     from docendo.memory import DATABASE, Journal, TraceStore
 
-    path = Path(folder)
-    with Journal.open(path / DATABASE) as own:
-        yield path, own, TraceStore(own.database)
+    with Journal.open(folder / DATABASE) as own:
+        yield own, TraceStore(own.database)
 
 
 def _replies(
-    asker: Any, items: Sequence[Item], journal: JournalLike | None, *, label: str, quiet: bool
+    asker: Asker,
+    items: Sequence[Item],
+    journal: JournalLike | None,
+    traces: TraceStore | None,
+    *,
+    label: str,
+    quiet: bool,
 ) -> dict[str, Reply]:
     """The reply to each item: from the journal where it is there, else from the subject."""
     keys = {item.id: asker.key(item) if journal is not None else None for item in items}
@@ -189,7 +195,7 @@ def _replies(
 
         missing = [item for item in items if item.id not in replies]
         if missing:
-            asker.ask(missing, done)
+            asker.ask(missing, done, traces)
     return replies
 
 

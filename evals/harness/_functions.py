@@ -34,7 +34,7 @@ class FunctionAsker:
         parts = ("evaluate", "function", self._name, item.id, item.public.question)
         return digest(*parts) if self._samples == 1 else digest(*parts, self._samples)
 
-    def ask(self, items: Sequence[Item], done: Done) -> None:
+    def ask(self, items: Sequence[Item], done: Done, traces: object) -> None:
         """Calls the function for every item."""
         function = self._function
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):

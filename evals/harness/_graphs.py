@@ -40,8 +40,8 @@ class GraphAsker:
         """By the name of the evaluation: a graph has no fingerprint."""
         return digest("evaluate", "graph", self._name, item.id, item.public.question) if self._name else None
 
-    def ask(self, items: Sequence[Item], done: Done) -> None:
-        """Runs each part of which an item is missing."""
+    def ask(self, items: Sequence[Item], done: Done, traces: object) -> None:
+        """Runs each part of which an item is missing; runs keep their turns themselves."""
         missing = {item.id for item in items}
         kept = self._folder is not None
         place = nullcontext(self._folder) if kept else tempfile.TemporaryDirectory(prefix="docendo-evaluate-")

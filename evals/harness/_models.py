@@ -51,12 +51,14 @@ class ModelAsker(ABC, Generic[_Answer]):
 
     def __init__(self, agent: Any, *, name: str) -> None:
         self.agent, self.name = agent, name
+        self._traces: TraceStore | None = None
         self.sampling: SamplingParams | None = None
         self.model: str = agent.engine.fingerprint
         self.adapter: str | None = agent.engine.adapter_hash(agent.adapter) if agent.adapter else None
 
-    def ask(self, items: Sequence[Item], done: Done) -> None:
+    def ask(self, items: Sequence[Item], done: Done, traces: TraceStore | None) -> None:
         """Reports each reply as soon as it is there, also while later items are still being submitted."""
+        self._traces = traces
         ended: queue.SimpleQueue[Item] = queue.SimpleQueue()
         running: dict[str, list[Future[_Answer]]] = {}
         try:
@@ -133,7 +135,6 @@ class GenerateAsker(ModelAsker[Result]):
         name: str,
         sampling: SamplingParams | None,
         samples: int,
-        traces: TraceStore | None,
     ) -> None:
         super().__init__(agent, name=name)
         self.sampling = (sampling or agent.sampling).replace(n=samples)
@@ -142,7 +143,6 @@ class GenerateAsker(ModelAsker[Result]):
                 f"samples is {samples}, but the temperature is 0, so that all would be the same",
                 remedy="pass sampling=SamplingParams(temperature=0.8, ...)",
             )
-        self._traces = traces
 
     def _request(self, item: Item) -> Request:
         return Request(

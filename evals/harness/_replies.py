@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from docendo.errors import blame
 from docendo.records import Item, Record, SamplingParams, Usage
+
+if TYPE_CHECKING:
+    from docendo.memory import TraceStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +70,8 @@ class Asker(Protocol):
     def key(self, item: Item) -> str | None:
         """Key of the item's reply in the journal; None if it cannot be resumed."""
 
-    def ask(self, items: Sequence[Item], done: Done) -> None:
-        """Asks all items and reports each reply on the calling thread."""
+    def ask(self, items: Sequence[Item], done: Done, traces: TraceStore | None) -> None:
+        """Asks all items, reports each reply on the calling thread, and stores turns if it can."""
 
 
 def failure_of(error: BaseException) -> str:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from docendo.errors import ConfigError
 from docendo.evals.harness._replies import Asker
 from docendo.records import Item, SamplingParams
-
-if TYPE_CHECKING:
-    from docendo.memory import TraceStore
 
 #: How an answer is had: written by the subject, or of the choices the one that is likeliest under its model,
 #: by the sum of the log-probabilities of its tokens, or by that sum for each byte of its text.
@@ -24,12 +21,11 @@ class Manner:
     """How subjects are asked: the checked arguments of an evaluation."""
 
     name: str
-    sampling: SamplingParams | None
-    samples: int
-    method: Method
-    concurrency: int
-    folder: Path | None
-    traces: TraceStore | None
+    sampling: SamplingParams | None = None
+    samples: int = 1
+    method: Method = "generate"
+    concurrency: int = 64
+    folder: Path | None = None
 
 
 def asker_of(subject: Any, items: Sequence[Item], how: Manner) -> Asker:
@@ -72,9 +68,7 @@ def _of_agent(agent: Any, items: Sequence[Item], how: Manner) -> Asker:
     from docendo.evals.harness._models import GenerateAsker
 
     if how.method == "generate":
-        return GenerateAsker(
-            agent, name=how.name, sampling=how.sampling, samples=how.samples, traces=how.traces
-        )
+        return GenerateAsker(agent, name=how.name, sampling=how.sampling, samples=how.samples)
     if how.samples > 1 or how.sampling is not None:
         raise ConfigError("samples or sampling was given, but choices are scored, not drawn")
     without = [item.id for item in items if not item.public.choices]

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,43 @@ def test_the_room_and_its_commands_import_without_torch():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--method", "guess"), "method is 'guess'; expected one of generate, likelihood"),
+        (("--method", "likelihood"), "items have no choices"),
+        (("--samples", "2"), "samples is 2, but the temperature is 0"),
+    ],
+)
+def test_what_cannot_be_asked_leaves_no_folder(tmp_path, monkeypatch, capsys, tiny_model_dir, options, line):
+    monkeypatch.chdir(tmp_path)
+    task = ("--task", "reasoning_gym:chain_sum", "--test", "4", "--name", "none")
+    assert main(["eval", "--model", str(tiny_model_dir), *task, *options]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_choices_from_a_file_and_several_samples(tmp_path, monkeypatch, capsys, tiny_model_dir):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"Which is {n}?", "answer": "B", "options": ["x", str(n)]} for n in range(8)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = [
+        "eval",
+        "--model",
+        str(tiny_model_dir),
+        "--task",
+        "rows.jsonl",
+        "--test",
+        "4",
+        "--choices",
+        "options",
+    ]
+    assert main([*common, "--name", "one", "--method", "likelihood"]) == 0
+    assert "chance 50.0 %" in capsys.readouterr().out
+    drawn = ("--samples", "3", "--temperature", "1", "--max-tokens", "4")
+    assert main([*common, "--name", "two", *drawn]) == 0
+    result = EvalResult.load("runs/two")
+    assert [len(record.samples) for record in result.records] == [3] * 4
+    assert all(len(record.traces) == 3 for record in result.records)
