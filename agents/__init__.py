@@ -6,6 +6,8 @@ from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from docendo.agents import _models as models
+    from docendo.agents._analytic import AnalyticHead
+    from docendo.agents._analytic_verifier import AnalyticVerifier
     from docendo.agents._asker import Asker, Decision
     from docendo.agents._chat_model_engine import ChatModelEngine
     from docendo.agents._context import RunContext, Turn
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "AnalyticHead",
+    "AnalyticVerifier",
     "Asker",
     "ChatDocendo",
     "ChatModelEngine",
@@ -67,6 +71,8 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("EngineEmbedder", "SentenceEmbedder"), "docendo.agents._embedders"),
         **dict.fromkeys(("Asker", "Decision"), "docendo.agents._asker"),
         **dict.fromkeys(("NoteKeeper", "Volunteer", "calibrate", "volunteers"), "docendo.agents._volunteer"),
+        "AnalyticHead": "docendo.agents._analytic",
+        "AnalyticVerifier": "docendo.agents._analytic_verifier",
         "Worker": "docendo.agents._work",
         "ChatDocendo": "docendo.agents._langchain",
         "ChatModelEngine": "docendo.agents._chat_model_engine",

@@ -1,48 +1,84 @@
-"""`docendo compare`: two evaluations, item by item."""
+"""`docendo compare`: two evaluations item by item, or several methods over several seeds."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from docendo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from docendo.evals import EvalResult
+
 
 def command(
-    before: Annotated[Path, typer.Argument(help="Result folder of the first evaluation.")],
-    after: Annotated[Path, typer.Argument(help="Result folder of the second evaluation.")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Result folders, logs of lm-eval or inspect_ai, folders of seed-N results, or one folder of "
+            "a comparison. The first is the baseline."
+        ),
+    ],
+    control: Annotated[
+        str | None, typer.Option(help="Name of the arm whose signal is shuffled (the end of its path).")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="No verdict where what was spent differs by more than 2 %, counted in: tokens, generated "
+            "tokens, calls, flops, seconds."
+        ),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="correct, value, or confidence.")] = "correct",
+    direction: Annotated[str, typer.Option(help="Whether more or less of it is better.")] = "more",
     level: Annotated[float, typer.Option(help="Confidence level of intervals and test.")] = 0.95,
-    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples, of two results.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap, of two results.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
 ) -> None:
-    """Compare two evaluations of the same items: difference, interval, exact test, verdict.
+    """Compare evaluations of the same items: difference, interval, test, verdict.
 
     The exit code is 0 whatever the verdict: "no effect shown" is a result and not an error.
 
     Example: docendo compare runs/before runs/after
     """
-    from docendo.evals import Arm, EvalResult, ReportData, compare, transcripts
-    from docendo.evals import report as render
+    from docendo.evals import Outcome, PairedComparison, compare, load_result
+    from docendo.evals.comparison._folders import load_arms
+    from docendo.evals.comparison._verdicts import Rules, judge_arms
+
+    arms = load_arms(results, load=load_result)
+    if report is not None and arms.seeds:
+        raise ConfigError("--report is for single results", remedy="use docendo report FOLDER")
+    plain = control is None and budget is None and (metric, direction) == ("correct", "more")
+    found: PairedComparison | Outcome
+    if len(arms.results) == 2 and not arms.seeds and plain:
+        before, after = (each[0] for each in arms.results.values())
+        found = compare(before, after, seed=seed, resamples=resamples, level=level)
+    else:
+        rules = Rules(
+            baseline=next(iter(arms.results)),
+            control=control,
+            unit=cast(Any, budget or "tokens"),
+            equal_budgets=budget is not None,
+            metric=cast(Any, metric),
+            direction=cast(Any, direction),
+            level=level,
+            seeds=arms.seeds,
+        )
+        found = judge_arms(arms.results, rules, spent=arms.spent)
+    if report is not None:
+        _write_report(report, [each[0] for each in arms.results.values()])
+    print(json.dumps(found.to_json(), indent=2) if json_ else found)
+
+
+def _write_report(path: Path, results: list[EvalResult]) -> None:
+    from docendo.evals import report, results_report
     from docendo.files import write_text
     from docendo.progress import say
 
-    first, second = EvalResult.load(before), EvalResult.load(after)
-    comparison = compare(first, second, seed=seed, resamples=resamples, level=level)
-    if report is not None:
-        data = ReportData(
-            title=f"{comparison.before_name} and {comparison.after_name}",
-            task=second.task,
-            arms=(Arm.of(first), Arm.of(second)),
-            comparison=comparison,
-            majority=second.majority,
-            chance=second.chance,
-            transcripts=transcripts(first, second),
-            config={"before": first.summary(), "after": second.summary()},
-            seed=seed,
-        )
-        write_text(report, render(data))
-        say(f"report: {report}")
-    print(json.dumps(comparison.to_json(), indent=2) if json_ else comparison)
+    write_text(path, report(results_report(results)))
+    say(f"report: {path}")

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from docendo.errors import DataError
 from docendo.evals.harness._results import EvalResult
-from docendo.evals.statistics._stats import detectable_difference, mcnemar, paired_bootstrap, wilson
+from docendo.evals.statistics import detectable_difference, mcnemar, paired_bootstrap, wilson
 from docendo.records import Record
 
 Verdict = Literal["better", "worse", "no effect shown"]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from docendo.errors import DataError, IntegrityError, StorageError
+from docendo.evals.harness._measured import Measured
 from docendo.evals.harness._records import COSTS, EvalRecord
-from docendo.evals.statistics._stats import wilson
+from docendo.evals.statistics import wilson
 from docendo.files import write_json, write_text
 from docendo.hashing import digest
 from docendo.records import Record, Usage
@@ -63,7 +64,7 @@ class EvalCost(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalResult(Record):
+class EvalResult(Measured, Record):
     """The outcome of an evaluation.
 
     Attributes:

@@ -6,7 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from docendo.evals.reports._report import ReportData, Transcript, Turn, costs
+from docendo.evals.reports._parts import Transcript, Turn
+from docendo.evals.reports._report import ReportData, costs
 
 if TYPE_CHECKING:
     from docendo.graphs import Run

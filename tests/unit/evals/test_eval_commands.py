@@ -34,7 +34,7 @@ def test_compare_prints_a_verdict_as_text_and_json(tmp_path, capsys):
 def test_compare_of_a_missing_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
     error = capsys.readouterr().err
-    assert "holds no summary.json" in error
+    assert "a; expected a result folder of docendo" in error
     assert error.count("\n") == 1
 
 

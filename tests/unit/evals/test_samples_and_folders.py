@@ -257,3 +257,38 @@ def test_choices_can_only_be_scored_where_there_are_choices_and_a_model():
         run(lambda item: "A", CHOICES, method="guess")
     with pytest.raises(ConfigError, match="choices are scored, not drawn"):
         run(ScriptedEngine([]), CHOICES, method="likelihood", samples=3)
+
+
+def drawn():
+    """Three samples an item: right, wrong, right; surer where right. One item failed."""
+    right, wrong = ("7", True, 0.9), ("8", False, 0.2)
+    records = []
+    for n in range(4):
+        first, *more = (
+            Sample(text=text, parsed=text, correct=correct, confidence=confidence)
+            for text, correct, confidence in (right, wrong, right)
+        )
+        records.append(
+            EvalRecord(
+                item=str(n), question="?", text=first.text, parsed=first.parsed, correct=True,
+                confidence=first.confidence, more=tuple(more),
+            )
+        )  # fmt: skip
+    records.append(EvalRecord(item="5", question="?", failure="infrastructure: none"))
+    return EvalResult(name="n", task="t", scorer="exact", records=tuple(records))
+
+
+def test_measures_of_samples_leave_failed_items_out():
+    result = drawn()
+    assert result.pass_at(1).value == pytest.approx(2 / 3)
+    assert result.pass_at(2).value == 1.0
+    assert result.majority_at(3).value == 1.0
+    assert result.best_of(2).value == 1.0
+    assert result.calibration().brier.value == pytest.approx((0.01 * 2 + 0.04) / 3)
+    assert result.coverage_risk().points[0].risk == 0.0
+    assert result.diversity(vocabulary=10).per_input is not None
+    with pytest.raises(DataError, match="no item was answered"):
+        result.replace(records=result.records[4:]).pass_at(1)
+    without = result.replace(records=(result.records[0].replace(confidence=None),))
+    with pytest.raises(DataError, match="an answer has no confidence"):
+        without.calibration()

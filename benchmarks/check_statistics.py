@@ -1,0 +1,132 @@
+"""Checks the statistics of docendo.evals in simulations, keeps the figures, and renews docs/statistics.md.
+
+    python benchmarks/check_statistics.py               what is missing or was measured with other code, then the page
+    python benchmarks/check_statistics.py --anew        everything
+    python benchmarks/check_statistics.py --page        the page alone, from the stored figures
+
+Rows run side by side, one per core, and are kept as they finish: after an interruption the same command goes on.
+The same code gives the same figures. The exit code is 1 if an interval is too narrow, a test errs too often, a
+plan falls short, or a broken variant is not noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+# The rows are what runs in parallel.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from _simulated_page import render
+from _simulated_sections import SECTIONS, judged, measured
+
+import docendo.evals.statistics
+from docendo.files import write_json, write_text
+from docendo.hashing import digest
+from docendo.progress import progress, say
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "statistics.json"
+PAGE = HERE.parent / "docs" / "statistics.md"
+
+
+def code() -> str:
+    """What the figures depend on: the statistics, the rule of `compare`, the simulations, and the libraries."""
+    import numpy
+    import scipy
+
+    statistics = Path(docendo.evals.statistics.__file__).parent
+    files = [
+        *sorted(statistics.glob("*.py")),
+        statistics.parent / "comparison" / "_compare.py",
+        *(HERE / f"_simulated_{part}.py" for part in ("intervals", "sections", "tests")),
+    ]
+    return digest(numpy.__version__, scipy.__version__, *(file.read_text(encoding="utf-8") for file in files))
+
+
+def stored() -> dict[str, Any]:
+    """The kept figures, and the code they were measured with."""
+    if not RESULTS.is_file():
+        return {"code": "", "figures": {}}
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+def kept(figures: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """The figures in the order of the sections, without rows that there are no longer."""
+    return {
+        name: {label: figures[name][label] for label in section.rows if label in figures.get(name, {})}
+        for name, section in SECTIONS.items()
+        if name in figures
+    }
+
+
+def write_page() -> None:
+    """Renews the page from what is stored."""
+    write_text(PAGE, render(stored()["figures"]))
+
+
+def measure(figures: dict[str, dict[str, dict[str, float]]], now: str) -> None:
+    """Measures the rows that are missing and stores them as they finish."""
+    missing = [
+        (name, label)
+        for name, section in SECTIONS.items()
+        for label in section.rows
+        if label not in figures.get(name, {})
+    ]
+    if not missing:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn"))
+    with progress("statistics", len(missing)) as bar:
+        try:
+            waiting = {pool.submit(measured, name, label): (name, label) for name, label in missing}
+            for done in as_completed(waiting):
+                name, label = waiting[done]
+                figures.setdefault(name, {})[label] = done.result()
+                write_json(RESULTS, {"code": now, "figures": kept(figures)})
+                bar.advance(note=name)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def faults(figures: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """What is not as it should be."""
+    return [
+        f"{name}: {label}: {verdict.strip('*')}"
+        for name, section in SECTIONS.items()
+        for label, row in figures.get(name, {}).items()
+        if (verdict := judged(section.kind, row, section.runs)).startswith("**")
+    ]
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--anew", action="store_true", help="measure everything again")
+    parser.add_argument("--page", action="store_true", help="renew the page from the stored figures")
+    chosen = parser.parse_args()
+    if not chosen.page:
+        found, now = stored(), code()
+        fresh = chosen.anew or found["code"] != now
+        measure({} if fresh else kept(found["figures"]), now)
+    write_page()
+    wrong = faults(stored()["figures"])
+    for line in wrong:
+        say(f"statistics: {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

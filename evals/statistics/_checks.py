@@ -1,0 +1,89 @@
+"""What the statistics share: checks of what they are given, and the normal quantile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from docendo.checks import is_count, is_number
+from docendo.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+    #: One number for each item: a list, a tuple or an array.
+    Values = Sequence[float] | npt.NDArray[Any]
+
+
+def quantile(level: float) -> float:
+    """The normal quantile of a two-sided level: 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def check_level(level: float, *, name: str = "level") -> None:
+    """Refuses what is no probability between 0 and 1."""
+    if not (is_number(level) and 0 < level < 1):
+        raise ConfigError(f"{name} is {level!r}", expected="between 0 and 1, such as 0.95")
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuses what is no whole number, or too small."""
+    if not is_count(value) or value < least:
+        raise ConfigError(f"{name} is {value!r}", expected=f"a whole number, at least {least}")
+
+
+def check_number(name: str, value: float, low: float, high: float) -> None:
+    """Refuses what is no number from `low` to `high`."""
+    if not is_number(value) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}", expected=f"a number from {low:g} to {high:g}")
+
+
+def numbers(name: str, values: Any, *, ndim: int = 1, missing: bool = False) -> Floats:
+    """The values as an array of finite numbers, True and False as 1 and 0.
+
+    Args:
+        name: What the values are, for the error.
+        values: Numbers.
+        ndim: How many dimensions they must have.
+        missing: Whether NaN may stand for a missing value.
+
+    Raises:
+        DataError: if they are no numbers, have other dimensions, or one is infinite (or NaN).
+    """
+    import numpy as np
+
+    try:
+        found = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} cannot be read as numbers ({error})", expected="numbers") from error
+    if found.ndim != ndim:
+        shape = "a sequence" if ndim == 1 else "a table of seeds by items"
+        raise DataError(f"{name} has {found.ndim} dimensions", expected=shape)
+    wrong = np.isinf(found) if missing else ~np.isfinite(found)
+    if wrong.any():
+        place = tuple(int(axis) for axis in np.argwhere(wrong)[0])
+        where = ", ".join(map(str, place))
+        raise DataError(f"{name}[{where}] is {found[place]}", expected="a finite number")
+    return found
+
+
+def pairs(before: Any, after: Any) -> tuple[Floats, Floats]:
+    """Both sides of a paired comparison as arrays.
+
+    Raises:
+        DataError: if they differ in length, are empty, or hold what is no finite number.
+    """
+    first, second = numbers("before", before), numbers("after", after)
+    if len(first) != len(second) or not len(first):
+        raise DataError(f"{len(first)} values before and {len(second)} after", expected="pairs, at least one")
+    return first, second
+
+
+def are_binary(*arrays: Floats) -> bool:
+    """Whether every number is 0 or 1, a missing one aside."""
+    import numpy as np
+
+    return all(bool(np.isin(array[np.isfinite(array)], (0.0, 1.0)).all()) for array in arrays)

@@ -1,0 +1,254 @@
+"""Several methods at an equal budget, with seeds and a control."""
+
+import json
+import random
+
+import pytest
+
+from docendo.agents import ScriptedEngine, Student
+from docendo.cli import main
+from docendo.errors import ConfigError, DataError, ResumeError
+from docendo.evals import (
+    Comparison,
+    EvalRecord,
+    EvalResult,
+    ExactScorer,
+    Meter,
+    Outcome,
+    evaluate,
+    make_item,
+)
+from docendo.records import Usage
+
+ITEMS = [make_item(f"What is {n} + 1?", n + 1, task="sums", split="test") for n in range(120)]
+
+
+def arm(share, tokens=100, salt=""):
+    """A method that is right on that share of the items, drawn anew with each seed."""
+
+    def run(seed):
+        rng = random.Random(f"{share} {salt} {seed}")
+        records = tuple(
+            EvalRecord(
+                item=item.id,
+                question=item.public.question,
+                correct=rng.random() < share,
+                usage=Usage(prompt_tokens=tokens),
+            )
+            for item in ITEMS
+        )
+        return EvalResult(name="arm", task="sums", scorer="exact", records=records)
+
+    return run
+
+
+def compared(arms, **options):
+    return Comparison(arms=arms, **options).run(quiet=True)
+
+
+def verdicts(outcome):
+    return {pair.name: pair.verdict for pair in outcome.pairs}
+
+
+def test_a_better_a_worse_and_an_equal_method_are_told_apart():
+    outcome = compared({"plain": arm(0.4), "up": arm(0.7), "down": arm(0.1), "same": arm(0.4, salt="x")})
+    assert verdicts(outcome) == {"up": "better", "down": "worse", "same": "no effect shown"}
+    assert outcome.baseline == "plain"
+    assert [len(each.seeds) for each in outcome.arms] == [5, 5, 5, 5]
+    assert all(pair.adjusted >= pair.p_value for pair in outcome.pairs)
+    shown = str(outcome)
+    assert "plain (baseline)" in shown
+    assert "12,000 tokens a seed" in shown
+
+
+def test_less_can_be_better():
+    assert verdicts(compared({"plain": arm(0.4), "up": arm(0.7)}, direction="less")) == {"up": "worse"}
+
+
+def test_a_gain_that_the_control_has_as_well_is_no_effect():
+    arms = {"plain": arm(0.3), "method": arm(0.6), "shuffled": arm(0.6, salt="x")}
+    outcome = compared(arms, control="shuffled")
+    assert verdicts(outcome)["method"] == "no effect shown"
+    assert "not the control 'shuffled'" in outcome.pairs[0].reason
+    assert "shuffled (control)" in str(outcome)
+    outcome = compared({**arms, "shuffled": arm(0.3, salt="x")}, control="shuffled")
+    assert verdicts(outcome) == {"method": "better", "shuffled": "no effect shown"}
+    assert "also beats the control" in outcome.pairs[0].reason
+
+
+@pytest.mark.parametrize(
+    ("tokens", "verdict"), [(102, "better"), (103, "budgets differ"), (90, "budgets differ")]
+)
+def test_unlike_budgets_get_no_verdict(tokens, verdict):
+    outcome = compared({"plain": arm(0.4), "up": arm(0.8, tokens)})
+    assert verdicts(outcome) == {"up": verdict}
+    if verdict != "better":
+        assert "at most 2 % are allowed" in outcome.pairs[0].reason
+
+
+def test_a_stated_budget_binds_the_baseline_as_well():
+    arms = {"plain": arm(0.4), "up": arm(0.8)}
+    assert verdicts(compared(arms, budget=12_000.0)) == {"up": "better"}
+    outcome = compared(arms, budget=20_000.0)
+    assert verdicts(outcome) == {"up": "budgets differ"}
+
+
+def test_what_an_arm_does_before_its_evaluation_is_counted_at_the_engine():
+    engine = ScriptedEngine(lambda request: "Answer: 1")
+    student = Student(engine)
+
+    def cheap(seed):
+        return evaluate(student, ITEMS[:20], scorer=ExactScorer(), quiet=True)
+
+    def dear(seed):
+        for item in ITEMS[20:30]:
+            student.reply(item.public)
+        return cheap(seed)
+
+    outcome = compared({"cheap": cheap, "dear": dear}, engines=[engine], unit="calls")
+    assert [each.spent for each in outcome.arms] == [(20.0,) * 5, (30.0,) * 5]
+    assert verdicts(outcome) == {"dear": "budgets differ"}
+
+
+def test_a_meter_counts_only_while_it_is_open():
+    engine = ScriptedEngine(lambda request: "one two")
+    student = Student(engine)
+    with Meter(engine, engine) as meter:
+        student.reply(ITEMS[0].public)
+    student.reply(ITEMS[0].public)
+    assert (meter.spent["calls"], meter.spent["generated tokens"]) == (1.0, 2.0)
+    with pytest.raises(ConfigError, match="a meter has no engine"):
+        Meter()
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path):
+    calls = []
+
+    def noting(name, method, stop=None):
+        def run(seed):
+            calls.append((name, seed))
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return method(seed)
+
+        return run
+
+    def arms(stop):
+        return {"plain": noting("plain", arm(0.4), stop), "up": noting("up", arm(0.7), stop)}
+
+    with pytest.raises(KeyboardInterrupt):
+        Comparison(arms=arms(4), seeds=(0, 1, 2)).run(folder=tmp_path, quiet=True)
+    outcome = Comparison(arms=arms(None), seeds=(0, 1, 2)).run(folder=tmp_path, quiet=True)
+    assert calls == [("plain", 0), ("up", 0), ("plain", 1), ("up", 1), ("up", 1), ("plain", 2), ("up", 2)]
+    assert outcome == Outcome.from_json(json.loads((tmp_path / "outcome.json").read_text()))
+    assert outcome == compared({"plain": arm(0.4), "up": arm(0.7)}, seeds=(0, 1, 2))
+    again = Comparison(arms=arms(None), seeds=(0, 1, 2, 3)).run(folder=tmp_path, quiet=True)
+    assert (len(calls), len(again.seeds)) == (9, 4)
+    with pytest.raises(ResumeError, match="a comparison of other arms"):
+        Comparison(arms={"a": arm(0.1), "b": arm(0.2)}).run(folder=tmp_path, quiet=True)
+
+
+def test_failed_items_are_left_out_of_both_arms():
+    def broken(seed):
+        result = arm(0.7)(seed)
+        records = (result.records[0].replace(correct=None, failure="model: none"), *result.records[1:])
+        return result.replace(records=records)
+
+    outcome = compared({"plain": arm(0.4), "up": broken})
+    assert outcome.pairs[0].n == 5 * 119
+    assert [each.failed for each in outcome.arms] == [0, 5]
+
+
+def test_a_metric_of_one_s_own():
+    def length(record):
+        return float(len(record.question)) if record.correct else None
+
+    outcome = compared({"plain": arm(0.9), "up": arm(0.9, salt="x")}, metric=length)
+    assert outcome.metric == "length"
+    assert verdicts(outcome) == {"up": "no effect shown"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"baseline": "none"}, "there is no arm 'none'; expected one of plain, up"),
+        ({"control": "plain"}, "'plain' is the baseline and the control"),
+        ({"seeds": (1, 1)}, r"seeds is \(1, 1\); expected each seed once"),
+        ({"seeds": ()}, "seeds is "),
+        ({"unit": "euros"}, "unit is 'euros'"),
+        ({"metric": "beauty"}, "metric is 'beauty'"),
+        ({"direction": "up"}, "direction is 'up'"),
+        ({"level": 95}, "level is 95"),
+        ({"budget": 0}, "budget is 0"),
+        ({"arms": {"one": arm(0.1)}}, "arms is "),
+        ({"arms": {"../a": arm(0.1), "b": arm(0.2)}}, "an arm is named '../a'"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(options, line):
+    with pytest.raises(ConfigError, match=line):
+        Comparison(**{"arms": {"plain": arm(0.4), "up": arm(0.7)}, **options})
+
+
+def test_arms_have_to_answer_the_same_items_and_return_results():
+    def others(seed):
+        result = arm(0.5)(seed)
+        records = tuple(record.replace(item=f"x{record.item}") for record in result.records)
+        return result.replace(records=records)
+
+    with pytest.raises(DataError, match="'up' and 'plain' have no answered item in common"):
+        compared({"plain": arm(0.4), "up": others})
+    with pytest.raises(ConfigError, match="an arm returned a float"):
+        compared({"plain": arm(0.4), "up": lambda seed: 0.5})
+    with pytest.raises(DataError, match="scored by different scorers"):
+        compared({"plain": arm(0.4), "up": lambda seed: arm(0.5)(seed).replace(scorer="math")})
+
+
+def saved(folder, method, seed=0):
+    return method(seed).replace(name=folder.name).save(folder)
+
+
+def test_folders_of_several_methods_are_compared_on_the_command_line(tmp_path, capsys):
+    paths = [
+        str(saved(tmp_path / name, method))
+        for name, method in (("a", arm(0.2)), ("b", arm(0.6)), ("c", arm(0.2, salt="x")))
+    ]
+    assert main(["compare", *paths]) == 0
+    shown = capsys.readouterr().out
+    assert "a (baseline)" in shown
+    assert "b: " in shown
+    assert main(["compare", *paths, "--json", "--control", "c"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert [pair["verdict"] for pair in outcome["pairs"]] == ["better", "no effect shown"]
+    assert main(["compare", *paths, "--report", str(tmp_path / "page.html")]) == 0
+    assert "<html" in (tmp_path / "page.html").read_text()
+
+
+def test_a_comparison_s_folder_is_compared_again(tmp_path, capsys):
+    first = Comparison(arms={"plain": arm(0.4), "up": arm(0.7)}).run(folder=tmp_path / "study", quiet=True)
+    assert main(["compare", str(tmp_path / "study"), "--json", "--budget", "tokens"]) == 0
+    again = Outcome.from_json(json.loads(capsys.readouterr().out))
+    assert again.pairs[0].p_value == first.pairs[0].p_value
+    assert main(["compare", *(str(tmp_path / "study" / name) for name in ("up", "plain"))]) == 0
+    assert "up (baseline)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["a"], "holds one result; expected two or more"),
+        (["a", "a"], "a result was given twice"),
+        (["a", "b", "--control", "x"], "there is no arm 'x'"),
+        (["a", "b", "--budget", "euros"], "unit is 'euros'"),
+        (["a", "b", "--metric", "beauty"], "metric is 'beauty'"),
+        (["a", "study"], "the same seeds for every arm"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, capsys, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        saved(tmp_path / name, arm(0.2))
+    saved(tmp_path / "study" / "seed-3", arm(0.2))
+    assert main(["compare", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert line in captured.err
+    assert captured.out == ""
