@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 BAR ?=
 
-.PHONY: help setup quickstart models test lint links format wheel bench faults clean
+.PHONY: help setup quickstart models test lint links format wheel bench faults statistics clean
 
 help:
 	@echo 'make setup             .venv with everything in it (done once; again if the pins change)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make wheel             build the wheel into dist/'
 	@echo 'make bench BAR=P1      measured comparisons; writes docs/benchmarks.md'
 	@echo 'make faults BAR=R1     long fault runs; writes docs/reliability.md'
+	@echo 'make statistics        intervals and tests against simulations; writes docs/statistics.md'
 
 setup: $(STAMP)
 
@@ -75,6 +76,11 @@ bench: setup models
 # tests/faults/results and docs/reliability.md is renewed from them.
 faults: setup models
 	$(BIN)/python tests/faults/run.py $(BAR)
+
+# Coverage of intervals and errors of tests in simulations: some minutes if their code has changed, and what has
+# finished is kept when a run is interrupted. docs/statistics.md is renewed from benchmarks/results/statistics.json.
+statistics: setup
+	$(BIN)/python benchmarks/check_statistics.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

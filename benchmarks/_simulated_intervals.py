@@ -9,17 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln, stdtrit, xlog1py, xlogy
-from scipy.stats import beta, binom
+from _simulated import LEVEL
+from scipy.special import gammaln, xlog1py, xlogy
+from scipy.stats import beta, binom, bootstrap
 
 from docendo.evals import cluster_interval, paired_bootstrap, paired_interval, wilson
 from docendo.evals.statistics._clusters import cluster_bounds
-from docendo.evals.statistics._crossed import crossed_half, crossed_parts
 from docendo.evals.statistics._intervals import tango_bounds
 
-LEVEL = 0.95
-#: Numbers drawn at once.
-CELLS = 5_000_000
 #: Resamples of the bootstraps that are shown beside our intervals.
 RESAMPLES = 1_000
 
@@ -129,14 +126,32 @@ def numbers(rng: np.random.Generator, runs: int, *, kind: str, n: int) -> dict[s
     }
     if kind.startswith("4 samples"):
         # Of continuous values each resample costs too much.
+        fewer = after[: runs // 10] - before[: runs // 10]
+        zeros = np.zeros(n)
         theirs = np.array(
             [
-                paired_bootstrap(before[k], after[k], resamples=RESAMPLES, level=LEVEL, seed=k)
-                for k in range(runs // 5)
+                paired_bootstrap(zeros, row, resamples=RESAMPLES, level=LEVEL, seed=seed)
+                for seed, row in enumerate(fewer)
             ]
         )
         figures["percentile bootstrap"] = float(_held(*theirs.T, truth).mean())
+        figures["BCa (SciPy)"] = float(_held(*_bca(rng, fewer[np.ptp(fewer, axis=1) > 0]), truth).mean())
     return figures
+
+
+def _bca(rng: np.random.Generator, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """BCa bootstrap intervals of the rows' means; where all of a row is the same there is none."""
+    found = bootstrap(
+        (rows,),
+        np.mean,
+        axis=1,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        batch=10,
+        method="BCa",
+        rng=rng,
+    ).confidence_interval
+    return found.low, found.high
 
 
 def _values(rng: np.random.Generator, runs: int, kind: str, n: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -183,7 +198,7 @@ def clusters(
     return {
         "coverage": float(_held(low, high, accuracy).mean()),
         "width": float((high - low).mean()),
-        "clusters resampled": _resampled(rng, means[: runs // 5], each, accuracy),
+        "clusters resampled": _resampled(rng, means[: runs // 10], each, accuracy),
         "items as independent": float(_held(*alone.T, accuracy).mean()),
     }
 
@@ -214,82 +229,8 @@ def cluster_scores(
     return {
         "coverage": float(_held(*ends.T, 0.0).mean()),
         "width": float((ends[:, 1] - ends[:, 0]).mean()),
-        "clusters resampled": _resampled(rng, values[: runs // 5].mean(2), np.full(count, float(n)), 0.0),
+        "clusters resampled": _resampled(rng, values[: runs // 10].mean(2), np.full(count, float(n)), 0.0),
     }
-
-
-def crossed(
-    rng: np.random.Generator,
-    runs: int,
-    *,
-    seeds: int,
-    items: int,
-    discordant: float,
-    seed_spread: float,
-    item_spread: float,
-    difference: float = 0.0,
-    missing: float = 0.0,
-) -> dict[str, float]:
-    """The interval of a difference over several seeds; two common ones beside it.
-
-    Of each pair the true difference is that of all, of its seed and of its item; the latter two are uniform
-    with these standard deviations, so that shares stay shares.
-    """
-    held: list[np.ndarray] = []
-    widths = []
-    gone = rng.random((seeds, items)) < missing
-    for size in batches(runs, seeds * items):
-        tables = differences(
-            rng,
-            (size, seeds, items),
-            discordant,
-            difference,
-            seed_spread=seed_spread,
-            item_spread=item_spread,
-        )
-        tables[:, gone] = np.nan
-        parts = crossed_parts(tables)
-        half = crossed_half(parts, LEVEL)
-        means = np.nanmean(tables, axis=2)
-        alone = stdtrit(seeds - 1, (1 + LEVEL) / 2) * means.std(1, ddof=1) / np.sqrt(seeds)
-        n = (~gone).sum()
-        flat = stdtrit(n - 1, (1 + LEVEL) / 2) * np.nanstd(tables, axis=(1, 2), ddof=1) / np.sqrt(n)
-        off = np.abs(np.stack([parts.mean, means.mean(1), parts.mean]) - difference)
-        held.append(off <= np.stack([half, alone, flat]) + 1e-12)
-        widths.append(2 * half)
-    ours, by_seed, independent = np.concatenate(held, axis=1).mean(1)
-    return {
-        "coverage": float(ours),
-        "width": float(np.concatenate(widths).mean()),
-        "seeds' means alone": float(by_seed),
-        "answers as independent": float(independent),
-    }
-
-
-def differences(
-    rng: np.random.Generator,
-    shape: tuple[int, int, int],
-    discordant: float,
-    difference: float,
-    *,
-    seed_spread: float,
-    item_spread: float,
-) -> np.ndarray:
-    """Tables of -1, 0 and 1: right answers after minus before."""
-    runs, seeds, items = shape
-    own = difference + seed_spread * np.sqrt(3) * rng.uniform(-1, 1, (runs, seeds, 1))
-    own = own + item_spread * np.sqrt(3) * rng.uniform(-1, 1, (runs, 1, items))
-    if np.abs(own).max() > discordant:
-        raise ValueError("the spreads need more discordant pairs")
-    draw = rng.random(shape)
-    up = (discordant + own) / 2
-    return (draw < up).astype(float) - ((draw >= up) & (draw < discordant))
-
-
-def batches(runs: int, cells: int) -> list[int]:
-    """Numbers of samples of so many cells each that fit in memory together, and add up to `runs`."""
-    size = max(1, min(runs, CELLS // cells))
-    return [size] * (runs // size) + ([runs % size] if runs % size else [])
 
 
 def _held(low: Any, high: Any, truth: float) -> np.ndarray:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from _simulated_sections import SECTIONS, judged
+from _simulated import judged
+from _simulated_sections import SECTIONS
 
 _HEAD = """# Statistics
 
 Made by `make statistics` from `benchmarks/results/statistics.json`, never by hand.
 
-How often the intervals of `docendo.evals` hold the truth, and how often its tests err, in samples whose truth is
-known. All intervals are 95 % intervals and all tests have the level 5 %. Where the outcomes of a sample can be
-listed with their probabilities the figures are exact; else they are shares of {runs} simulated samples, with a
-standard error of about 0.2 points. Methods that are not ours are shown beside them, for comparison, by as many or
-a fifth of the samples.
+How often the intervals of `docendo.evals` hold the truth, and how often its tests err, in samples whose
+truth is known. All intervals are 95 % intervals, all tests have the level 5 %. Where the outcomes of a
+sample can be listed with their probabilities the figures are exact; else they are shares of {runs}
+simulated samples, with a standard error of about 0.2 points. Other methods stand beside ours for
+comparison, by as many samples or a tenth of them. All figures are in percent, widths in hundredths.
 
-An interval that holds the truth in 94 to 96 % is **held**, above that it is wide, below it is narrow. A test that
-errs in at most 5 % is held.
+An interval that holds the truth in 94 to 96 % of the samples is *held*; above that it is *wide*, below it
+is *narrow*. A test that errs in at most 5 % (of simulated samples two standard errors more) is *held*.
 
 | question | use |
 |---|---|
@@ -26,8 +27,8 @@ errs in at most 5 % is held.
 | the same, where answers come in clusters (seeds, templates) | `cluster_interval` |
 | two methods on the same items | `paired_interval`, and `mcnemar` or `sign_flip` |
 | two methods on the same items, with several seeds | `crossed_difference` |
-| several methods against one | `holm`; for many, `benjamini_hochberg`; intervals by `simultaneous_level` |
-| how many items | `sample_size`, `detectable_difference`; with seeds `crossed_sample_size` |
+| several methods against one | `holm`; for many `benjamini_hochberg`; intervals by `simultaneous_level` |
+| how many items | `sample_size`, `detectable_difference`; with several seeds `crossed_sample_size` |
 | stop as soon as it is clear | `SequentialComparison` |
 
 {summary}
@@ -37,65 +38,71 @@ errs in at most 5 % is held.
 _TEXTS = {
     "share": (
         "One accuracy: Wilson's interval",
-        """Exact. A count is discrete, so that coverage jumps up and down with the true accuracy: the first figure
-is its mean over accuracies within 0.05, *least* and *most* are the extremes there, and *at this accuracy* is one
-point of the curve. Clopper and Pearson's interval never falls below 95 % and pays with width. Where Wilson's lies
-above 96 % few items are right (or wrong), and no interval that depends on the count alone does better everywhere.""",
+        """Exact. A count is discrete, so that coverage jumps up and down with the true accuracy. The first
+figure is its mean over accuracies within 0.05, *least* and *most* are the extremes there, and *at this
+accuracy* is one point of the curve: single points lie outside 94 to 96 % with 50 items, and with 200 near 0
+and 1. Clopper and Pearson's interval never falls below 95 %, and pays with width.""",
     ),
     "paired": (
         "A paired difference of right answers: Tango's interval",
-        """Ours exact. Coverage depends on the shares of pairs that go up and down, not on the accuracies. It is above
-96 % where fewer than about 10 discordant pairs are expected: there the counts are too coarse to come nearer. The
-percentile bootstrap (1,000 resamples) fails on both sides there, as it claims to be certain when no pair is
-discordant; from some 20 discordant pairs on the two agree.""",
+        """Ours exact, through `tango`. Coverage depends on the shares of pairs that go up and down, not on
+the accuracies. It is above 96 % where 5 discordant pairs or fewer are expected: so few counts leave nothing
+nearer, and wide is the safe side. The percentile bootstrap (1,000 resamples) errs to both sides there: it
+claims to be certain when no pair is discordant. From some 20 discordant pairs on the two agree.""",
     ),
     "numbers": (
         "A paired difference of other numbers: Student's t",
-        """Through `paired_interval`. Of bootstraps the percentile interval is shown; BCa and bootstrap-t were
-tried, too, and were narrower than t on differences that are mostly 0.""",
+        """Through `paired_interval`. Bootstraps of 1,000 resamples stand beside it where differences have
+few values: they are narrow where most differences are 0.""",
     ),
     "clusters": (
         "An accuracy over clusters",
-        """*alike* is the correlation of two answers of one cluster: 0.02 are seeds whose accuracies differ by
-some points, 0.3 are templates that are mostly solved or not. Resampling clusters needs many of them: with 3 its
-interval is that of the three means. The smallest clusters, and unequal ones, get wide intervals; a skewed
-distribution of few clusters' accuracies near 0 or 1 leaves them narrow.""",
+        """*alike* is the correlation of two answers of one cluster: 0.02 is that of seeds whose accuracies
+differ by some points, 0.3 that of templates of which some are mostly solved and some are not. With 3
+clusters near 0 or 1, and with clusters of unequal sizes, the interval is wide. It is narrow where a few
+clusters hold most of the right answers (accuracy 0.1, alike 0.3): others like them are then missing from
+most samples, and no interval can know of them. Resampling clusters needs many of them.""",
     ),
     "scores": (
         "A mean score over clusters",
-        "Normal scores; *spread* is that of the clusters beside a noise of 1. Through `cluster_interval`.",
+        "Normal scores, through `cluster_interval`; *spread* is that of the clusters beside a noise of 1.",
     ),
     "crossed": (
         "Several seeds on the same items",
-        """*spreads* are the standard deviations of the true difference over seeds and over items. The seeds' means
-alone, by a t interval, leave out that other items differ; answers taken as independent leave out both. With few
-items and nothing but noise ours is slightly wide: a share of the noise is then taken for a spread of the items.""",
+        """*spreads* are the standard deviations of the true difference over seeds and over items. A t
+interval of the seeds' means leaves out that other items differ; answers taken as independent leave out
+both. Pooled degrees of freedom (*Satterthwaite's t*) take too many with 3 seeds. With few seeds, few items
+and few discordant pairs ours is wide: noise is then taken for a spread of the items.""",
     ),
     "mcnemar": (
         "McNemar's exact test",
-        """Exact. It never errs in more than 5 % and mostly in fewer: with 10 discordant pairs the next smaller
-p-value after 0.109 is 0.021. Tango's interval excludes 0 a little more often, at times in more than 5 %.""",
+        """Exact. It never errs in more than 5 %, and mostly in fewer, as p-values have steps: with 10
+discordant pairs the next below 0.109 is 0.021. A test that claims an effect where Tango's interval excludes
+0 errs in nearly 5 %, and at times in a little more.""",
     ),
     "verdict": (
-        "The verdict of `compare`: two runs of one sampler",
-        """A claim needs the interval to exclude 0 and McNemar's test to agree. *of the first 200* is the number of
-claims in 200 comparisons.""",
+        "The verdict of `compare` on two runs of one sampler",
+        """A claim needs the interval to exclude 0 and McNemar's test to agree. *of the first 200* is the
+number of claims in 200 comparisons, of which 10 would be 5 %.""",
     ),
     "flips": (
         "The sign-flip test",
-        """With all signs counted, p-values have steps as in McNemar's test; by 6 seeds the smallest is 0.031, so
-that the error is that or none. Drawn signs count the observed ones as one of them, which keeps p valid.""",
+        """With all signs counted, p-values have steps as in McNemar's test: with 6 seeds the smallest is
+0.031, with 5 it is 0.063. Drawn signs count the observed ones as one of them, which keeps p valid.""",
     ),
-    "crossed error": ("The p-value of `crossed_difference`", "Without an effect."),
+    "crossed error": (
+        "The p-value of `crossed_difference`",
+        "Without an effect. It is below 5 % just where the interval above excludes 0.",
+    ),
     "several": (
         "Several tests",
-        """Methods that share a baseline. Holm's procedure bounds the share of experiments with any false claim,
-that of Benjamini and Hochberg the share of false ones among the claims.""",
+        """Of methods that share a baseline. *error* is the share of experiments with any false claim by
+Holm's procedure; that of Benjamini and Hochberg bounds the share of false ones among the claims.""",
     ),
     "power": (
         "Planned power, one seed",
-        """The exact power of McNemar's test with the number of items that `sample_size` gives for 80 %. Within 3
-points is as planned; small samples fall short as the exact test is conservative.""",
+        """The exact power of McNemar's test with the number of items that `sample_size` gives for 80 %.
+Where few pairs are discordant, or all go one way, the plan is on the safe side.""",
     ),
     "crossed power": (
         "Planned power, several seeds",
@@ -103,8 +110,8 @@ points is as planned; small samples fall short as the exact test is conservative
     ),
     "peeking": (
         "Stopping early: errors without an effect",
-        """`SequentialComparison` with a look after each item: how often it ever decides. McNemar's test, applied
-as often, claims a difference sooner or later.""",
+        """`SequentialComparison` with a look after each item: how often it ever decides. McNemar's test,
+applied as often, claims a difference sooner or later.""",
     ),
     "ever wrong": (
         "Stopping early: intervals that exclude the truth",
@@ -112,8 +119,9 @@ as often, claims a difference sooner or later.""",
     ),
     "stopping": (
         "Stopping early: when",
-        """*fixed n* is the number of items with which a fixed test has 80 % power. By twice as many items a
-sequential comparison has more than that, and mostly it stops earlier.""",
+        """*fixed n* is the number of items that `sample_size` gives for a fixed test of 80 % power. The
+sequential comparison decides by then in about half of the cases, and by twice as many items in more than 80
+%.""",
     ),
     "broken intervals": (
         "Would a broken interval be noticed?",

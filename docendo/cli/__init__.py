@@ -28,6 +28,7 @@ _COMMANDS = {
     "models": "List, fetch and locate models.",
     "run": "Run a graph or a recipe over a task.",
     "runs": "List, resume, fork, compare and delete runs.",
+    "tasks": "List and show generated tasks.",
     "eval": "Measure a model on a task.",
     "compare": "Compare evaluations of the same items.",
     "report": "Show evaluations on one page.",

@@ -15,7 +15,8 @@ from docendo.evals.harness._records import EvalRecord, Sample
 from docendo.evals.harness._replies import Asker, Reply, Said, failure_of
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.harness._subjects import Manner, Method, asker_of
-from docendo.evals.items._tasks import Task, reference
+from docendo.evals.items._baselines import baselines
+from docendo.evals.items._tasks import Task
 from docendo.progress import Progress, progress
 from docendo.records import Item, SamplingParams
 from docendo.scoring import Score, Scorer, scored
@@ -105,7 +106,7 @@ def evaluate(
     start = time.monotonic()
     with _kept(place, journal) as (kept, traces):
         replies = _replies(asker, asked, kept, traces, label=name or "evaluate", quiet=quiet)
-    majority, chance = _baselines(asked)
+    majority, chance = baselines(asked)
     result = EvalResult(
         name=name,
         task=asked[0].public.task,
@@ -243,12 +244,3 @@ def _sample(said: Said, score: Score) -> Sample:
         score_failure=score.failure,
         confidence=said.confidence,
     )
-
-
-def _baselines(items: Sequence[Item]) -> tuple[float | None, float | None]:
-    golds = [reference(item) for item in items]
-    known = [gold for gold in golds if gold is not None]
-    majority = Counter(known).most_common(1)[0][1] / len(items) if len(known) == len(items) else None
-    choices = [len(item.public.choices) for item in items]
-    chance = sum(1 / count for count in choices) / len(choices) if all(choices) else None
-    return majority, chance

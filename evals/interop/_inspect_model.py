@@ -150,7 +150,7 @@ class DocendoAPI(ModelAPI):
 
     async def generate(self, input: Any, tools: Any, tool_choice: Any, config: Any) -> Any:
         """Answers one call; a prompt that leaves no room for an answer ends as `model_length`."""
-        given = to_tools(tools)
+        given = [] if tool_choice == "none" else to_tools(tools)
         request, forced = self._request(to_messages(input), given, tool_choice, config)
         request, room = self._fitted(request)
         if room is not None and room < 1:
@@ -175,8 +175,6 @@ class DocendoAPI(ModelAPI):
     ) -> tuple[Request, bool]:
         """The request of a call, and whether it has to be answered by calling a tool."""
         choice = tool_choice.name if isinstance(tool_choice, ToolFunction) else tool_choice
-        if choice == "none":
-            tools = []
         forced = forced_tools(tools, choice) if tools else []
         schema = _schema(config)
         forms = [call_schema(tool) for tool in forced]

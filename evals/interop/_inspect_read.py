@@ -49,9 +49,13 @@ def read_inspect_log(
         ConfigError: if the scorer or epoch has to be chosen, or there is none such.
 
     Example:
-        >>> result = read_inspect_log("logs/2026-01-01T00-00-00_sums.eval")       # doctest: +SKIP
-        >>> print(result)                                                         # doctest: +SKIP
-        docendo/smollm2-135m-instruct: 12.0 % (24/200, 95 % interval 8.2 % to 17.2 %)
+        >>> import tempfile
+        >>> from docendo.evals import EvalRecord, EvalResult, to_inspect_log
+        >>> records = [EvalRecord(item=str(n), question="?", text="4", correct=n < 3) for n in range(4)]
+        >>> result = EvalResult(name="before", task="sums", scorer="exact", records=tuple(records))
+        >>> path = to_inspect_log(result, tempfile.mkdtemp() + "/before.eval")
+        >>> print(read_inspect_log(path))
+        before: 75.0 % (3/4, 95 % interval 30.1 % to 95.4 %)
     """
     log = _read(Path(path))
     samples = _chosen(log, path, epoch)

@@ -78,10 +78,13 @@ def likelihoods(
         DataError: if a pair cannot be scored; it says which.
 
     Example:
-        >>> from docendo.agents import Engine                                     # doctest: +SKIP
-        >>> engine = Engine.load("smollm2-135m-instruct")                         # doctest: +SKIP
-        >>> likelihoods(engine, [Pair((504, 4964, 314), (4461,))])                # doctest: +SKIP
-        [Likelihood(logprob=-3.8, greedy=False)]
+        >>> import tempfile
+        >>> from docendo.agents import Engine, tiny_model
+        >>> folder = tiny_model(tempfile.mkdtemp() + "/tiny", hidden=16, layers=1)
+        >>> with Engine.load(folder, dtype="float32") as engine:
+        ...     found = likelihoods(engine, [Pair((7, 8), (9,)), Pair((7, 8), (9, 10))])
+        >>> 0 > found[0].logprob > found[1].logprob
+        True
     """
     engine.capabilities.require(
         frozenset({"score", "token_prompts"}), engine=engine.name, by="log-likelihood evaluation"

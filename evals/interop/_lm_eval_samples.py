@@ -21,7 +21,7 @@ _FULL = 1 - 1e-6
 def read_lm_eval_samples(
     path: str | Path, *, metric: str | None = None, task: str | None = None, name: str | None = None
 ) -> EvalResult:
-    """Reads samples that lm-eval has logged as an evaluation.
+    r"""Reads samples that lm-eval has logged as an evaluation.
 
     An item's id is lm-eval's digest of its document, so that two runs over one data set pair whatever their
     order and limits; equal documents are told apart by their number of occurrence.
@@ -43,9 +43,14 @@ def read_lm_eval_samples(
         ConfigError: if the metric or the task has to be chosen, or there is none such.
 
     Example:
-        >>> result = read_lm_eval_samples("out/smollm2", task="arc_easy", metric="acc")   # doctest: +SKIP
-        >>> print(result)                                                         # doctest: +SKIP
-        smollm2-135m-instruct: 44.0 % (44/100, 95 % interval 34.7 % to 53.8 %), chance 25.0 %
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> rows = [{"doc_id": n, "metrics": ["exact_match"], "exact_match": n % 2} for n in range(4)]
+        >>> text = "\n".join(json.dumps(row) for row in rows)
+        >>> path = folder / "samples_sums_2026-01-02T03-04-05.678901.jsonl"
+        >>> _ = path.write_text(text)
+        >>> print(read_lm_eval_samples(folder, name="before"))
+        before: 50.0 % (2/4, 95 % interval 15.0 % to 85.0 %)
     """
     file = _file(Path(path), task)
     rows = _rows(file)

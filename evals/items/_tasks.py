@@ -8,8 +8,10 @@ from typing import Any
 
 from docendo.checks import is_count
 from docendo.errors import ConfigError, DataError, LeakError
+from docendo.evals.items._raw import Raw, Source
 from docendo.evals.items._scorer import ExactScorer, normalise
-from docendo.evals.items._sources import Raw, Source, open_source
+from docendo.evals.items._sources import open_source
+from docendo.evals.items._table import Columns
 from docendo.evals.items._worked import worked
 from docendo.hashing import digest
 from docendo.records import Example, Item, Split
@@ -77,7 +79,7 @@ class Task:
         used = {each.item if isinstance(each, Example) else each.id for each in examples}
         train = tuple(item for item in self.train if item.id not in used)
         return replace(
-            self, train=train, fingerprint=_fingerprint(self.name, train, self.dev, self.test, self.scorer)
+            self, train=train, fingerprint=fingerprint(self.name, train, self.dev, self.test, self.scorer)
         )
 
 
@@ -88,25 +90,39 @@ def tasks(
     test: int = 200,
     dev: int = 0,
     seed: int = 0,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
+    level: int | None = None,
+    levels: Mapping[str, int] | None = None,
+    compact: bool = False,
+    scorer: Scorer | None = None,
     **config: Any,
 ) -> Task:
-    """Makes a task with splits that are disjoint by question text.
+    r"""Makes a task with splits that are disjoint by question text.
 
     A question belongs to one part for ever: five of ten texts, chosen by their digest, can become
     training items, one a development item and four test items, whatever the seed and the sizes. So a
     test set drawn later cannot hold a question that was trained on before. Only where a source has
     too few questions does a part borrow from another, the test part first. The first `n` test items
-    are the same for every `test >= n` and do not depend on `train` and `dev`.
+    are the same for every `test >= n` and do not depend on `train` and `dev`. A generator of few
+    questions is drawn from until nothing new comes, and all that there are is split.
 
     Args:
-        source: `reasoning_gym:NAME`, `jsonl:PATH` (or a path ending in `.jsonl`), or
-            `datasets:PATH[:split]` with a folder or hub id (split `train` if none is given).
+        source: `reasoning_gym:NAME`, `jsonl:PATH`, `csv:PATH`, `parquet:PATH` (or a path ending in
+            `.jsonl`, `.csv`, `.tsv` or `.parquet`), or `datasets:PATH[:split]` with a folder or hub id
+            (split `train` if none is given).
         train: Number of training items.
         test: Number of test items.
         dev: Number of development items.
         seed: Which items are drawn, and their order.
-        columns: Names of the question, answer and choices columns, such as `{"question": "input"}`.
+        columns: Names of the columns `question`, `answer`, `choices`, `id` and `stratum`, such as
+            `{"question": "input"}`. `a.b` looks into a nested column. The question may be a template
+            (`"{context}\n\n{question}"`), the choices a list of columns. Where there are choices the answer
+            is one of them, its letter, or its place from 0.
+        level: Level of difficulty of a generator that has a curriculum, from 0: ranges go from the easiest
+            to this one. `docendo tasks show NAME` lists them.
+        levels: Levels of single attributes of the curriculum, such as `{"num_terms": 2}`.
+        compact: Show a generator's questions in their shortest form (`12+7=`), for models that cannot read.
+        scorer: Decides what is right; exact match if None.
         **config: Settings of the generator (`max_terms=3`), or `name`, `data_dir`, `data_files` and
             `revision` of `datasets.load_dataset`.
 
@@ -132,9 +148,9 @@ def tasks(
             expected="at least one item",
             remedy="raise one, such as test=200",
         )
-    opened = open_source(source, columns, config)
+    opened = open_source(source, columns, config, level=level, levels=levels, compact=compact)
     parts = _split(opened, wanted, seed)
-    scorer = ExactScorer()
+    scorer = ExactScorer() if scorer is None else scorer
     items = {
         name: tuple(replace(raw.item, public=replace(raw.item.public, split=name)) for raw in raws)
         for name, raws in parts.items()
@@ -146,7 +162,7 @@ def tasks(
         test=items["test"],
         scorer=scorer,
         config={"source": source, "seed": seed, "train": train, "dev": dev, "test": test, **opened.config},
-        fingerprint=_fingerprint(opened.name, items["train"], items["dev"], items["test"], scorer),
+        fingerprint=fingerprint(opened.name, items["train"], items["dev"], items["test"], scorer),
     )
 
 
@@ -246,8 +262,9 @@ def _example(item: Item, *, steps: bool) -> Example:
     )
 
 
-def _fingerprint(
+def fingerprint(
     name: str, train: tuple[Item, ...], dev: tuple[Item, ...], test: tuple[Item, ...], scorer: Scorer
 ) -> str:
+    """Digest of all questions, answers and the scorer of a task."""
     parts = [[(item.public.question, reference(item)) for item in items] for items in (train, dev, test)]
     return digest("task", name, scorer.name, parts)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +96,10 @@ def ticks(low: float, high: float) -> list[float]:
     span = (high - low) or 1.0
     size = 10.0 ** math.floor(math.log10(span / 4))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if span / (size * factor) <= 5)
-    start = math.floor(low / step)
-    found = [round(step * n, 10) for n in range(start, math.ceil(round(high / step, 9)) + 1)]
+    # Rounding takes away what floats add to a round number.
+    digits = 2 - math.floor(math.log10(step))
+    start, end = math.floor(round(low / step, 9)), math.ceil(round(high / step, 9))
+    found = [round(step * n, digits) + 0.0 for n in range(start, end + 1)]
     return found if len(found) > 1 else [found[0], found[0] + step]
 
 
@@ -105,9 +107,10 @@ def short(value: float) -> str:
     """A number in at most four characters and its prefix.
 
     Example:
-        >>> short(1234), short(2.5e12), short(0.0312), short(40)
-        ('1.23k', '2.5T', '0.0312', '40')
+        >>> short(1234), short(2.5e12), short(0.0312), short(999.9)
+        ('1.23k', '2.5T', '0.0312', '1k')
     """
+    value = float(f"{value:.3g}")
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
             return f"{value / size:.3g}{prefix}"

@@ -156,9 +156,8 @@ def frontier_chart(arms: Sequence[Arm], unit: str, tones: Tones) -> Chart | None
     if len(known) < 2:
         return None
     costs = [cost for *_, cost in known]
-    log = max(costs) > _LOG_FROM * min(costs)
     plane = Plane(
-        across=log_spanning(costs) if log else spanning([0.0, *costs]),
+        across=cost_axis(costs),
         up=spanning([bound for _, arm, _ in known for bound in (arm.accuracy, *arm.interval)], percent=True),
     )
     best = pareto([(cost, arm.accuracy) for _, arm, cost in known])
@@ -172,7 +171,7 @@ def frontier_chart(arms: Sequence[Arm], unit: str, tones: Tones) -> Chart | None
     return Chart(
         title=UNITS[unit],
         says=f"Accuracy by {UNITS[unit]}; no other result is cheaper and better than: {names}.",
-        x_label=f"{UNITS[unit]}{', logarithmic' if log else ''}",
+        x_label=f"{UNITS[unit]}{', logarithmic' if plane.across.log else ''}",
         y_label="accuracy, %",
         x_ticks=plane.x_ticks,
         y_ticks=plane.y_ticks,
@@ -180,6 +179,11 @@ def frontier_chart(arms: Sequence[Arm], unit: str, tones: Tones) -> Chart | None
         marks=labelled(marks, [str(n) for n, *_ in known]),
         whiskers=tuple(plane.whisker(cost, arm.interval, tones[arm.name]) for _, arm, cost in known),
     )
+
+
+def cost_axis(costs: Sequence[float]) -> Axis:
+    """The axis of costs: from 0, or logarithmic if the largest is more than ten times the smallest."""
+    return log_spanning(costs) if max(costs) > _LOG_FROM * min(costs) else spanning([0.0, *costs])
 
 
 def cost_of(arm: Arm, unit: str) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -48,6 +49,12 @@ def report(data: ReportData) -> str:
         >>> "demo &lt;1&gt;</h1>" in page, "<script" in page
         (True, False)
     """
+    return _environment().get_template("report.html.j2").render(data=data, **_view(data))
+
+
+@cache
+def _environment() -> Any:
+    """The templates, which take longer to compile than to fill."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -61,7 +68,7 @@ def report(data: ReportData) -> str:
     environment.filters.update(
         percent=_percent, count=_count, seconds=_seconds, clip=_clip, name=_name, signed=signed, short=short
     )
-    return environment.get_template("report.html.j2").render(data=data, **_view(data))
+    return environment
 
 
 def _view(data: ReportData) -> dict[str, Any]:

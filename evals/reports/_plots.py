@@ -6,12 +6,13 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from docendo.errors import MissingExtra, StorageError
-from docendo.evals.reports._axes import clipped
-from docendo.evals.reports._charts import MOST_SERIES, UNITS, cost_of, pareto
+from docendo.evals.reports._axes import clipped, doublings
+from docendo.evals.reports._charts import MOST_SERIES, UNITS, cost_axis, cost_of, pareto
 from docendo.evals.reports._page import shown, tones_of
 from docendo.evals.reports._parts import Curve, Difference
 from docendo.evals.reports._report import ReportData
@@ -47,20 +48,19 @@ def save_plots(data: ReportData, folder: str | Path) -> tuple[Path, ...]:
     except ImportError as error:
         raise MissingExtra("matplotlib", "plots") from error
     tones = tones_of(data.arms)
-    draw: dict[str, Callable[[], Any]] = {
-        "accuracy": lambda: _accuracy(data, tones),
+    metrics = enumerate(_by_metric(data.differences).items(), 1)
+    draw: dict[str, Callable[[ReportData, Tones], Any]] = {
+        "accuracy": _accuracy,
         **{
-            f"differences{'' if metric == 'correct' else f'-{n}'}": lambda rows=rows: _differences(
-                rows, tones
-            )
-            for n, (metric, rows) in enumerate(_by_metric(data.differences).items(), 1)
+            f"differences{'' if metric == 'correct' else f'-{n}'}": partial(_differences, rows)
+            for n, (metric, rows) in metrics
         },
-        "frontier": lambda: _frontier(data, tones),
-        "loss": lambda: _loss(data),
-        "stages": lambda: _stages(data, tones),
-        "calibration": lambda: _calibration(data, tones),
-        "risk": lambda: _risk(data, tones),
-        "samples": lambda: _samples(data, tones),
+        "frontier": _frontier,
+        "loss": _loss,
+        "stages": _stages,
+        "calibration": _calibration,
+        "risk": _risk,
+        "samples": _samples,
     }
     written = []
     settings = {
@@ -73,7 +73,7 @@ def save_plots(data: ReportData, folder: str | Path) -> tuple[Path, ...]:
         # Names may hold letters that the font lacks; a box stands for them.
         warnings.filterwarnings("ignore", message=".*Glyph .* missing from")
         for name, make in draw.items():
-            figure = make()
+            figure = make(data, tones)
             if figure is not None:
                 written.append(_written(figure, Path(folder) / f"{name}.png"))
     return tuple(written)
@@ -97,19 +97,14 @@ def _accuracy(data: ReportData, tones: Tones) -> Any:
             mfc="white",
             ms=3,
         )
-    for share, style in ((data.majority, "--"), (data.chance, ":")):
-        known = share if share is not None else _common(data, "majority" if style == "--" else "chance")
-        if known is not None:
-            axes.axvline(100 * known, color="black", linewidth=1, linestyle=style)
+    for field, dashes in (("majority", "--"), ("chance", ":")):
+        shares = {getattr(arm, field) for arm in data.arms} - {None} or {getattr(data, field)} - {None}
+        for share in shares:
+            axes.axvline(100 * share, color="black", linewidth=1, linestyle=dashes)
     axes.set_yticks(range(len(data.arms)), [_name(arm.name) for arm in data.arms])
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="right, % (dashed: most frequent answer, dotted: guessing)")
     return figure
-
-
-def _common(data: ReportData, field: str) -> float | None:
-    values = {getattr(arm, field) for arm in data.arms}
-    return values.pop() if len(values) == 1 else None
 
 
 def _by_metric(rows: Sequence[Difference]) -> dict[str, list[Difference]]:
@@ -118,7 +113,7 @@ def _by_metric(rows: Sequence[Difference]) -> dict[str, list[Difference]]:
     }
 
 
-def _differences(rows: Sequence[Difference], tones: Tones) -> Any:
+def _differences(rows: Sequence[Difference], _data: ReportData, tones: Tones) -> Any:
     share = rows[0].metric == "correct"
     scale = 100 if share else 1
     figure, axes = _figure(1, height=1.0 + 0.5 * len(rows))
@@ -166,16 +161,24 @@ def _frontier(data: ReportData, tones: Tones) -> Any:
                 "mfc": tone if place in best else "white",
             }
             axes.plot(cost, 100 * arm.accuracy, linestyle="", label=f"{number} {_name(arm.name)}", **mark)
+            axes.plot([cost, cost], [100 * bound for bound in arm.interval], color=tone, alpha=0.5, lw=1)
             axes.annotate(str(number), (cost, 100 * arm.accuracy), xytext=(5, 4), textcoords="offset points")
-        costs = [cost for *_, cost in found]
-        if max(costs) > 10 * min(costs):
-            axes.set_xscale("log")
+        across = cost_axis([cost for *_, cost in found])
+        axes.set_xscale("log" if across.log else "linear")
+        axes.set_xticks(*zip(*across.ticks, strict=True))
+        axes.set_xticks([], minor=True)
+        # Half a mark of room at the ends.
+        room = (across.high / across.low) ** 0.03 if across.log else 0.03 * across.high
+        axes.set_xlim(
+            across.low / room if across.log else -room,
+            across.high * room if across.log else across.high + room,
+        )
         axes.set(xlabel=UNITS[unit], ylabel="right, %")
     _legend(figure, panels[0])
     return figure
 
 
-def _loss(data: ReportData) -> Any:
+def _loss(data: ReportData, _tones: Tones) -> Any:
     points = [(step, loss) for step, loss in data.losses if math.isfinite(step) and math.isfinite(loss)]
     if len(points) < 2:
         return None
@@ -204,6 +207,10 @@ def _samples(data: ReportData, tones: Tones) -> Any:
     for axes, kind in zip(panels, kinds, strict=True):
         for curve in [each for each in data.samples if each.kind == kind][:MOST_SERIES]:
             _line(axes, [int(k) for k in curve.labels], curve, tones.get(curve.name, 1))
+        axes.set_xscale("log", base=2)
+        ticks = doublings(max(int(each.labels[-1]) for each in data.samples)).ticks
+        axes.set_xticks(*zip(*ticks, strict=True))
+        axes.set_xticks([], minor=True)
         axes.set(xlabel="k, samples an item", ylabel=f"{kind}, %")
     _legend(figure, panels[0])
     return figure
@@ -261,7 +268,8 @@ def _figure(panels: int, *, height: float) -> list[Any]:
 def _legend(figure: Any, axes: Any) -> None:
     handles, names = axes.get_legend_handles_labels()
     if len(names) > 1:
-        figure.legend(handles, names, loc="outside lower center", ncols=min(2, len(names)), frameon=False)
+        columns = 2 if max(map(len, names)) < _LONGEST_NAME / 1.6 else 1
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _name(text: str) -> str:

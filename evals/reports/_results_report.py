@@ -28,7 +28,7 @@ _LEVEL = 0.95
 
 
 def results_report(
-    results: Iterable[EvalResult | str | Path],
+    results: EvalResult | str | Path | Iterable[EvalResult | str | Path],
     *,
     baseline: str | None = None,
     title: str | None = None,
@@ -54,7 +54,7 @@ def results_report(
             curve.
         load: How the file or folder of a single result is read, such as `load_result`.
         level: Confidence level of differences and tests, and of the intervals by stratum.
-        resamples: Resamples of the bootstraps of differences and shares.
+        resamples: Resamples of the bootstrap of the difference of two single results.
         seed: Seed of the bootstraps.
 
     Returns:
@@ -79,7 +79,8 @@ def results_report(
         >>> [(row.name, row.verdict) for row in data.differences], data.changes[0].up
         ([('taught', 'better')], 20)
     """
-    sources = named_apart([read_source(each, load=load) for each in results])
+    given = [results] if isinstance(results, (str, Path, EvalResult)) else results
+    sources = named_apart([read_source(each, load=load) for each in given])
     if not sources:
         raise DataError("there is nothing to report on", expected="at least one result")
     sources = _against(sources, baseline)
@@ -89,7 +90,7 @@ def results_report(
     differences, compared, notes = _differences(sources, by_name, bootstrap)
     pairs = {row.name: row.against for row in differences}
     most = max(1, min(_MOST_QUESTIONS, _QUESTIONS // max(1, len(pairs))))
-    drawn = [sample_curves(subject, **bootstrap) for subject in subjects]
+    drawn = [sample_curves(subject, level=level, seed=seed) for subject in subjects]
     run = _only_run(sources)
     return ReportData(
         title=title or (Path(sources[0].place).resolve().name if run or _lone(sources) else _title(subjects)),

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from docendo.evals.reports._subjects import Floats
 
 _BINS = 10
-#: Resamples of the measures that take long; their intervals are drawn with three places.
-_RESAMPLES = 500
+#: Resamples of the calibration error and of k samples, which take long on many answers; and of the risk,
+#: whose interval is not shown.
+_RESAMPLES, _FEWEST = 400, 100
 _CURVE_POINTS = 100
 #: A vote of more samples takes minutes to count exactly.
 _MOST_VOTES = 64
@@ -100,7 +101,7 @@ def confidence_of(subject: Subject, *, level: float, seed: int) -> Confidence | 
     sure, right = [each[0] for each in known], [each[1] for each in known]
     settings: dict[str, Any] = {"level": level, "resamples": _RESAMPLES, "seed": seed}
     found = calibration(sure, right, bins=_BINS, **settings)
-    risks = coverage_risk(sure, right, **settings)
+    risks = coverage_risk(sure, right, **{**settings, "resamples": _FEWEST})
     covered = [point.coverage for point in risks.points]
     picked = {bisect_left(covered, step / _CURVE_POINTS - 1e-12) for step in range(1, _CURVE_POINTS + 1)}
     return Confidence(
@@ -122,9 +123,7 @@ def confidence_of(subject: Subject, *, level: float, seed: int) -> Confidence | 
     )
 
 
-def sample_curves(
-    subject: Subject, *, level: float, resamples: int, seed: int
-) -> tuple[tuple[Curve, ...], str]:
+def sample_curves(subject: Subject, *, level: float, seed: int) -> tuple[tuple[Curve, ...], str]:
     """What k samples give, up to the smallest number that an item has; and what could not be said.
 
     Returns:
@@ -136,7 +135,7 @@ def sample_curves(
         return (), ""
     steps = _steps(most)
     right = [[sample.correct is True for sample in record.samples] for record in answered]
-    settings: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}
+    settings: dict[str, Any] = {"level": level, "resamples": _RESAMPLES, "seed": seed}
     passed = [pass_at_k(right, k, **settings) for k in steps]
     single = len(subject.results) == 1
     curves = [_curve(subject.name, "pass@k", steps, passed, single)]
@@ -162,12 +161,10 @@ def _curve(name: str, kind: str, steps: Sequence[int], found: Sequence[Measure],
 
 
 def _steps(most: int) -> list[int]:
-    """All numbers up to 8, beyond that powers of two and the last.
+    """Powers of two, and the last.
 
     Example:
-        >>> _steps(3), _steps(20)
-        ([1, 2, 3], [1, 2, 4, 8, 16, 20])
+        >>> _steps(3), _steps(16)
+        ([1, 2, 3], [1, 2, 4, 8, 16])
     """
-    if most <= 8:
-        return list(range(1, most + 1))
     return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]

@@ -98,13 +98,10 @@ def named_apart(sources: Sequence[Source]) -> list[Source]:
     """
     flat = [(source, subject.name) for source in sources for subject in source.subjects]
     names = [name for _, name in flat]
-    for longer in (
-        lambda source, name: f"{source.folder}/{name}" if source.folder not in ("", name) else name,
-        lambda source, name: f"{source.place}/{name}" if source.place else name,
-    ):
+    for full in (False, True):
         counts = Counter(names)
         names = [
-            name if counts[name] == 1 else longer(source, own)
+            name if counts[name] == 1 else _longer(source, own, full=full)
             for name, (source, own) in zip(names, flat, strict=True)
         ]
     left = iter(_numbered(names))
@@ -117,6 +114,11 @@ def named_apart(sources: Sequence[Source]) -> list[Source]:
         )
         renamed.append(replace(source, subjects=subjects))
     return renamed
+
+
+def _longer(source: Source, name: str, *, full: bool) -> str:
+    place = source.place if full else source.folder
+    return f"{place}/{name}" if place not in ("", name) else name
 
 
 def _numbered(names: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 def quantile(level: float) -> float:
     """The normal quantile of a two-sided level: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + level) / 2)
+
+
+@cache
+def averaged(points: int) -> tuple[Floats, Floats]:
+    """Points in (0, 1) and weights: the weighted sum of a smooth function is its mean (Gauss, Legendre)."""
+    import numpy as np
+
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    return (1 + nodes) / 2, weights / 2
 
 
 def check_level(level: float, *, name: str = "level") -> None:

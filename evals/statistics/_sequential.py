@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from docendo.errors import DataError
-from docendo.evals.statistics._checks import check_level, numbers
+from docendo.evals.statistics._checks import averaged, check_level, numbers
 
 if TYPE_CHECKING:
     from docendo.evals.statistics._checks import Floats
@@ -144,8 +144,7 @@ def log_wealth(values: Floats, counts: Floats, mean: float) -> Any:
     """
     import numpy as np
 
-    # Uniform over (0, 1): the nodes lie close enough near 0 for the small bets that small effects need.
-    nodes, weights = np.polynomial.legendre.leggauss(_BETS)
-    fractions = (1 + nodes) / 2
+    # The points lie close enough near 0 for the small bets that small effects need.
+    fractions, weights = averaged(_BETS)
     gains = np.log1p(np.outer(fractions, (values - mean) / (1 + mean)))
-    return np.logaddexp.reduce(counts @ gains.T + np.log(weights / 2), axis=-1)
+    return np.logaddexp.reduce(counts @ gains.T + np.log(weights), axis=-1)

@@ -430,7 +430,7 @@ def test_smollm2_gives_the_likelihoods_and_choices_of_the_hf_model(
     kind = getattr(torch, dtype)
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=kind)
     # Likelihoods in float32 on both sides; what is left is rounding inside of the model: in bfloat16 0.33 was
-    # measured, of log-likelihoods of -1 to -12.
+    # measured.
     hf = HFLM(
         pretrained=model,
         tokenizer=AutoTokenizer.from_pretrained(smollm2),

@@ -1,0 +1,113 @@
+"""Several tasks as one: each stays a stratum of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from docendo.errors import ConfigError, DataError, LeakError
+from docendo.evals.items._scorer import normalise
+from docendo.evals.items._tasks import Task, fingerprint
+from docendo.hashing import digest
+from docendo.records import Item
+from docendo.scoring import Score, Scorer
+
+
+def mix(parts: Mapping[str, Task], *, name: str = "mix") -> Task:
+    """Makes one task of several, such as levels of one generator or unlike skills.
+
+    Each item keeps the name of its part as its stratum (`EvalResult.strata`) and is scored by its part's
+    scorer. Items of all parts are in one order that depends on their ids alone. A question that is in
+    several parts stays in the first; one that is a test item of any part is no training or development
+    item of another.
+
+    Args:
+        parts: The tasks by the names of their strata.
+        name: Name of the new task.
+
+    Raises:
+        DataError: if there is no part.
+
+    Example:
+        >>> from docendo.evals import tasks
+        >>> easy = tasks("reasoning_gym:chain_sum", train=4, test=4, level=0)
+        >>> hard = tasks("reasoning_gym:chain_sum", train=4, test=4, level=4)
+        >>> both = mix({"easy": easy, "hard": hard})
+        >>> len(both.test), sorted({item.public.metadata["stratum"] for item in both.test})
+        (8, ['easy', 'hard'])
+    """
+    if not parts:
+        raise DataError("there is no task to mix", expected="at least one")
+    taken: set[str] = set()
+    test = _merged({label: task.test for label, task in parts.items()}, taken)
+    dev = _merged({label: task.dev for label, task in parts.items()}, taken)
+    train = _merged({label: task.train for label, task in parts.items()}, taken)
+    scorer = _one({label: task.scorer for label, task in parts.items()})
+    return Task(
+        name=name,
+        train=train,
+        dev=dev,
+        test=test,
+        scorer=scorer,
+        config={"mix": {label: dict(task.config) for label, task in parts.items()}},
+        fingerprint=fingerprint(name, train, dev, test, scorer),
+    )
+
+
+def require_disjoint(train: Sequence[Item], test: Sequence[Item]) -> None:
+    """Checks that no question is in both, whatever tasks they come from and however they are spaced.
+
+    Raises:
+        LeakError: naming the first that is.
+
+    Example:
+        >>> from docendo.evals import tasks
+        >>> task = tasks("reasoning_gym:chain_sum", train=4, test=4)
+        >>> require_disjoint(task.train, task.test)
+    """
+    held_out = {normalise(item.public.question) for item in test}
+    both = [item.public.question for item in train if normalise(item.public.question) in held_out]
+    if both:
+        raise LeakError(
+            f"{len(both)} questions are in both, such as {both[0][:60]!r}",
+            expected="training and test items that share no question",
+        )
+
+
+def _merged(parts: Mapping[str, Sequence[Item]], taken: set[str]) -> tuple[Item, ...]:
+    found = []
+    for label, items in parts.items():
+        for item in items:
+            question = normalise(item.public.question)
+            if question not in taken:
+                taken.add(question)
+                metadata = {**item.public.metadata, "stratum": label}
+                found.append(replace(item, public=replace(item.public, metadata=metadata)))
+    return tuple(sorted(found, key=lambda item: digest("mix", item.id)))
+
+
+def _one(scorers: Mapping[str, Scorer]) -> Scorer:
+    names = {scorer.name for scorer in scorers.values()}
+    return next(iter(scorers.values())) if len(names) == 1 else _ByStratum(scorers)
+
+
+class _ByStratum(Scorer):
+    """Scores each item as its part does."""
+
+    def __init__(self, scorers: Mapping[str, Scorer]) -> None:
+        self._scorers = dict(scorers)
+        self.name = "+".join(sorted({scorer.name for scorer in scorers.values()}))
+
+    def score(self, item: Item, text: str) -> Score:
+        return self._of(item).score(item, text)
+
+    def leaks(self, item: Item, text: str) -> bool:
+        return self._of(item).leaks(item, text)
+
+    def _of(self, item: Item) -> Scorer:
+        label = item.public.metadata.get("stratum")
+        if label not in self._scorers:
+            raise ConfigError(
+                f"item {item.id} has the stratum {label!r}", expected=f"one of {', '.join(self._scorers)}"
+            )
+        return self._scorers[str(label)]
