@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import threading
+from typing import IO, cast
 
 from docendo.checks import is_number
 from docendo.errors import ConfigError, MissingExtra
@@ -103,18 +104,16 @@ class _Worker:
         """Whether the two are the same, or why that could not be told."""
         with self._lock:
             process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
+            answers = cast(IO[str], process.stdout)
             try:
-                process.stdin.write(json.dumps([gold, answer]) + "\n")
-                process.stdin.flush()
+                _say(process, gold, answer)
             except BrokenPipeError:
                 self.stop()
                 return "the process that compares has ended"
-            if not select.select([process.stdout], [], [], seconds)[0]:
+            if not select.select([answers], [], [], seconds)[0]:
                 self.stop()
                 return f"comparing took longer than {seconds:g} s"
-            line = process.stdout.readline()
+            line = answers.readline()
             if not line:
                 self.stop()
                 return "the process that compares has ended"
@@ -132,11 +131,8 @@ class _Worker:
                 text=True,
             )
             # Loading its libraries is not the answer's fault.
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(["1", "x"]) + "\n")
-            self._process.stdin.flush()
-            self._process.stdout.readline()
+            _say(self._process, "1", "x")
+            cast(IO[str], self._process.stdout).readline()
         return self._process
 
     def stop(self) -> None:
@@ -145,6 +141,12 @@ class _Worker:
         if process is not None:
             process.kill()
             process.communicate()
+
+
+def _say(process: subprocess.Popen[str], gold: str, answer: str) -> None:
+    pipe = cast(IO[str], process.stdin)
+    pipe.write(json.dumps([gold, answer]) + "\n")
+    pipe.flush()
 
 
 _WORKER = _Worker()

@@ -27,7 +27,8 @@ class CrossedDifference(Record):
     Attributes:
         difference: Mean of `after - before` over all pairs.
         interval: Its confidence interval.
-        p_value: Two-sided test of no difference; below `1 - level` just where the interval excludes 0.
+        p_value: Two-sided test of no difference. With several seeds it is below `1 - level` just where the
+            interval excludes 0.
         n: Number of pairs: those with a value on both sides.
         seeds: Number of seeds with a pair.
         items: Number of items with a pair.
@@ -60,19 +61,18 @@ def crossed_difference(before: Any, after: Any, *, level: float = 0.95) -> Cross
 
     The pair of seed s and item i is modelled as d + a_s + b_i + e_si: a common difference, what this seed
     and this item add to it, and noise, all independent of each other. Seeds and items are taken as drawn
-    at random, so the interval speaks of other seeds and other items, too. To treat each answer as
-    independent would be wrong by the number of seeds; to compare the seeds' means alone leaves out that
-    other items may differ.
+    at random, so the interval speaks of other seeds and other items, too. Answers taken as independent would
+    leave out both effects, and a t test of the seeds' means that other items may differ.
 
     The variance of the mean has two parts, as in the analysis of variance with crossed random effects: the
     spread of the seeds' means (seeds - 1 degrees of freedom), and what the items' means spread beyond their
     noise (items - 1 degrees). Each part has its own t quantile, and they are weighted by the parts (Cochran
-    1964): Satterthwaite's pooled degrees of freedom were tried and fall short with 3 seeds. With one seed
-    the result is that of `paired_interval` and of the exact `sign_flip` test, which speak of that seed alone.
+    1964): pooled degrees of freedom fall short with 3 seeds (`docs/statistics.md`). With one seed the
+    result is that of `paired_interval` and of the exact `sign_flip` test, which speak of that seed alone.
 
-    Assumed: rows are seeds, columns are items, and a seed's row has the same meaning on both sides. Where
-    the two sides share no randomness any assignment of seeds will do. With 3 seeds an interval is wide
-    (the t quantile is 4.3): more seeds narrow it more than more items.
+    Assumed: rows are seeds, columns are items, and a row holds the same seed on both sides. Where the two
+    sides share no randomness any pairing of their seeds will do, if it is made before the results are seen.
+    With 3 seeds an interval is wide, as the t quantile is 4.3.
 
     Args:
         before: A table of [seeds, items], or one sequence for one seed. NaN is a missing value.
@@ -80,8 +80,8 @@ def crossed_difference(before: Any, after: Any, *, level: float = 0.95) -> Cross
         level: Confidence level.
 
     Raises:
-        DataError: if the shapes differ, a value is infinite, there is no pair, or several seeds have one
-            item only.
+        DataError: if the shapes differ, a value is infinite, there is no pair, or there is one item only
+            (of one seed's right and wrong answers that is enough).
 
     Example:
         >>> before = [[0, 0, 1, 0, 0, 1], [0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0]]
