@@ -59,7 +59,7 @@ few values: they are narrow where most differences are 0.""",
         "An accuracy over clusters",
         """*alike* is the correlation of two answers of one cluster: 0.02 is that of seeds whose accuracies
 differ by some points, 0.3 that of templates of which some are mostly solved and some are not. With 3
-clusters near 0 or 1, and with clusters of unequal sizes, the interval is wide. It is narrow where a few
+clusters, and with clusters of unequal sizes, the interval can be wide. It is narrow where a few
 clusters hold most of the right answers (accuracy 0.1, alike 0.3): others like them are then missing from
 most samples, and no interval can know of them. Resampling clusters needs many of them.""",
     ),

@@ -48,7 +48,10 @@ def show(
 
     info = task_info(name)
     task = tasks(f"reasoning_gym:{name}", train=count, test=0, seed=seed, **parse_settings(settings or []))
-    shown = [{"question": item.public.question, "answer": reference(item)} for item in task.train]
+    shown = [
+        {"question": item.public.question, "answer": reference(item) or "(can only be verified)"}
+        for item in task.train
+    ]
     in_force = {key: task.config[key] for key in info.settings}
     if as_json:
         line = {**info.to_json(), "settings": in_force, "examples": shown}

@@ -45,6 +45,12 @@ def check_count(name: str, value: int, least: int) -> None:
         raise ConfigError(f"{name} is {value!r}", expected=f"a whole number, at least {least}")
 
 
+def check_flips(up: int, down: int) -> None:
+    """Refuses what is no number of pairs."""
+    if not (is_count(up) and is_count(down)) or min(up, down) < 0:
+        raise ConfigError(f"up is {up!r} and down is {down!r}", expected="counts of 0 or more")
+
+
 def check_number(name: str, value: float, low: float, high: float) -> None:
     """Refuses what is no number from `low` to `high`."""
     if not is_number(value) or not low <= value <= high:
@@ -66,9 +72,12 @@ def numbers(name: str, values: Any, *, ndim: int = 1, missing: bool = False) -> 
     import numpy as np
 
     try:
-        found = np.asarray(values, dtype=float)
+        given = np.asarray(values)
+        found = given.astype(float)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} cannot be read as numbers ({error})", expected="numbers") from error
+    if given.dtype.kind in "SU" and given.size:
+        raise DataError(f"{name} holds text", expected="numbers")
     if found.ndim != ndim:
         shape = "a sequence" if ndim == 1 else "a table of seeds by items"
         raise DataError(f"{name} has {found.ndim} dimensions", expected=shape)

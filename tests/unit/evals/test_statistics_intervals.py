@@ -85,9 +85,9 @@ def test_tango_of_extremes():
     assert tango(0, 20, 20)[0] == -1.0
 
 
-@pytest.mark.parametrize("counts", [(-1, 0, 5), (3, 3, 5), (0, -1, 5)])
+@pytest.mark.parametrize("counts", [(-1, 0, 5), (3, 3, 5), (0, -1, 5), (0.5, 1, 5)])
 def test_tango_refuses_impossible_counts(counts):
-    with pytest.raises(ConfigError, match="counts within n"):
+    with pytest.raises(ConfigError, match="expected counts"):
         tango(*counts)
 
 
@@ -125,6 +125,7 @@ def test_equal_differences_of_numbers_leave_no_width():
         ([0, math.nan], [1, 1], r"before\[1\] is nan"),
         ([0, 1], [1, math.inf], r"after\[1\] is inf"),
         (["a"], [1], "cannot be read as numbers"),
+        ([1], ["0"], "after holds text"),
         ([[0, 1]], [[1, 1]], "2 dimensions"),
     ],
 )

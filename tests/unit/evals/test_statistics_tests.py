@@ -129,3 +129,5 @@ def test_wrong_input_is_a_clear_error():
         sign_flip([0], [1], resamples=10)
     with pytest.raises(ConfigError, match="counts"):
         mcnemar(-1, 3)
+    with pytest.raises(ConfigError, match=r"up is 1\.5"):
+        mcnemar(1.5, 3)
