@@ -67,6 +67,7 @@ class DocendoLM(TextGenerator, TemplateLM):
         add_bos_token: bool | None = None,
         prefix_token_id: int | None = None,
         chat_template_args: dict[str, Any] | None = None,
+        enable_thinking: bool | None = None,
         think_end_token: str | None = None,
         seed: int = 1234,
         quiet: bool = False,
@@ -92,7 +93,8 @@ class DocendoLM(TextGenerator, TemplateLM):
                 does.
             prefix_token_id: What comes before a text without context; by default the beginning-of-text
                 token, else the end-of-text one.
-            chat_template_args: Arguments of the chat template, such as `{"enable_thinking": False}`.
+            chat_template_args: Arguments of the chat template.
+            enable_thinking: The argument of that name, which templates of reasoning models have.
             think_end_token: Text that ends a model's reasoning; only what follows is the answer.
             seed: Where a task samples: repeats of a request draw differently, and the same each time.
             quiet: Show no progress.
@@ -123,7 +125,8 @@ class DocendoLM(TextGenerator, TemplateLM):
         self.max_gen_toks = max_gen_toks
         self.add_bos_token = add_bos_token
         self._prefix_token_id = prefix_token_id
-        self.chat_template_args = dict(chat_template_args or {})
+        thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        self.chat_template_args = {**(chat_template_args or {}), **thinking}
         self.think_end_token = think_end_token
         self._seed, self._quiet = seed, quiet
         self._origin = Origin(run="lm-eval", role="evaluated", agent=self.adapter or self.engine.name)
@@ -196,6 +199,7 @@ class DocendoLM(TextGenerator, TemplateLM):
         context, continuation = texts
         if context:
             ids, following = self._encode_pair(context, continuation)
+            ids = ids or [self.prefix_token_id]  # of a context of spaces, which have gone to the continuation
         else:
             ids, following = [self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False)
             if following[:1] == ids:

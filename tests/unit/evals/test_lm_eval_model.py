@@ -148,6 +148,11 @@ def test_the_longest_text_that_the_engine_takes_can_be_scored(ours: Any, engine:
     assert found[0] < 0
 
 
+def test_a_context_of_spaces_is_an_empty_one(ours: Any) -> None:
+    blank, empty = (request("loglikelihood", *texts) for texts in (("  ", "b"), ("", "  b")))
+    assert ours.loglikelihood([blank]) == ours.loglikelihood([empty])
+
+
 def test_errors_name_the_request(ours: Any) -> None:
     with pytest.raises(
         DataError, match=r"request 1 \(task words, document 7\): the continuation '' is empty"
