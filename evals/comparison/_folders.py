@@ -74,8 +74,9 @@ def _seeds(folder: Path) -> dict[int, Path]:
 def _names(folders: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart."""
     paths = [folder.resolve() for folder in folders]
-    if len(set(paths)) != len(paths):
-        raise DataError("a result was given twice", expected="each once")
+    twice = [folder for n, folder in enumerate(folders) if paths[n] in paths[:n]]
+    if twice:
+        raise DataError(f"{twice[0]} was given twice", expected="each result once")
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):

@@ -26,6 +26,9 @@ def resolved(columns: Columns | None) -> dict[str, Any]:
     Raises:
         ConfigError: if a meaning is unknown, or a name is no text.
     """
+    given: object = columns
+    if not (given is None or isinstance(given, Mapping)):
+        raise ConfigError(f"columns is {given!r}", expected='names of columns such as {"question": "input"}')
     known = (*_COLUMNS, *_OPTIONAL)
     for key, column in (columns or {}).items():
         if key not in known:

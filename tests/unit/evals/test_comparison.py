@@ -236,7 +236,7 @@ def test_a_comparison_s_folder_is_compared_again(tmp_path, capsys):
     ("arguments", "line"),
     [
         (["a"], "holds one result; expected two or more"),
-        (["a", "a"], "a result was given twice"),
+        (["a", "a"], "a was given twice"),
         (["a", "b", "--control", "x"], "there is no arm 'x'"),
         (["a", "b", "--budget", "euros"], "unit is 'euros'"),
         (["a", "b", "--metric", "beauty"], "metric is 'beauty'"),

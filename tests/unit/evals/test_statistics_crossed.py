@@ -11,7 +11,7 @@ from docendo.errors import DataError
 from docendo.evals import CrossedDifference, crossed_difference, paired_interval, sign_flip, tango
 
 #: A loaded machine is no failure.
-ANY_PACE = settings(deadline=None, max_examples=60)
+ANY_PACE = settings(deadline=None, max_examples=30)
 
 
 def tables(seeds, items, *, by_seed=0.05, by_item=0.2, seed=0):

@@ -13,7 +13,7 @@ from docendo.evals.statistics._clusters import cluster_bounds, cluster_variance
 from docendo.evals.statistics._intervals import tango_bounds
 
 #: A loaded machine is no failure.
-ANY_PACE = settings(deadline=None, max_examples=60)
+ANY_PACE = settings(deadline=None, max_examples=30)
 
 
 @ANY_PACE

@@ -17,7 +17,7 @@ from docendo.evals import (
 from docendo.evals.statistics._crossed import crossed_p, crossed_parts
 
 #: A loaded machine is no failure.
-ANY_PACE = settings(deadline=None, max_examples=60)
+ANY_PACE = settings(deadline=None, max_examples=30)
 
 
 def power(n, discordant, difference):

@@ -12,7 +12,7 @@ from docendo.evals import SequentialComparison
 from docendo.evals.statistics._sequential import log_wealth
 
 #: A loaded machine is no failure.
-ANY_PACE = settings(deadline=None, max_examples=60)
+ANY_PACE = settings(deadline=None, max_examples=30)
 
 DIFFERENCES = st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=60)
 

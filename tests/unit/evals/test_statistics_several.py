@@ -10,13 +10,13 @@ from docendo.errors import ConfigError, DataError
 from docendo.evals import benjamini_hochberg, holm, simultaneous_level
 
 #: A loaded machine is no failure.
-ANY_PACE = settings(deadline=None, max_examples=60)
+ANY_PACE = settings(deadline=None, max_examples=30)
 
 PROBABILITIES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
 @pytest.mark.parametrize(("method", "name"), [(holm, "holm"), (benjamini_hochberg, "fdr_bh")])
-@settings(ANY_PACE, max_examples=15)  # each call of theirs collects garbage first
+@settings(ANY_PACE, max_examples=8)  # each call of theirs collects garbage first
 @given(PROBABILITIES)
 def test_adjusted_p_values_are_those_of_statsmodels(method, name, values):
     assert method(values) == pytest.approx(multipletests(values, method=name)[1], abs=1e-12)

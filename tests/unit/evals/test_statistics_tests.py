@@ -12,7 +12,7 @@ from docendo.errors import ConfigError, DataError
 from docendo.evals import mcnemar, sign_flip
 
 #: A loaded machine is no failure.
-ANY_PACE = settings(deadline=None, max_examples=60)
+ANY_PACE = settings(deadline=None, max_examples=30)
 
 
 @ANY_PACE
