@@ -16,8 +16,8 @@ import ast
 import json
 import multiprocessing
 import os
+import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +93,21 @@ def measure(figures: dict[str, dict[str, dict[str, float]]], now: str) -> None:
     if not missing:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn"))
-    with progress("statistics", len(missing)) as bar:
-        try:
-            waiting = {pool.submit(measured, name, label): (name, label) for name, label in missing}
-            for done in as_completed(waiting):
-                name, label = waiting[done]
-                figures.setdefault(name, {})[label] = done.result()
-                write_json(RESULTS, {"code": now, "figures": kept(figures)})
-                bar.advance(note=name)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    # An interruption is this process's to handle, which ends the others.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    context = multiprocessing.get_context("spawn")
+    with (
+        progress("statistics", len(missing)) as bar,
+        context.Pool(cores, initializer=signal.signal, initargs=ignore) as pool,
+    ):
+        for name, label, row in pool.imap_unordered(_row, missing):
+            figures.setdefault(name, {})[label] = row
+            write_json(RESULTS, {"code": now, "figures": kept(figures)})
+            bar.advance(note=name)
+
+
+def _row(place: tuple[str, str]) -> tuple[str, str, dict[str, float]]:
+    return *place, measured(*place)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Confidence intervals of a share, of a paired difference, and of a mean over clusters."""
+"""Confidence intervals of a share and of a paired difference."""
 
 from __future__ import annotations
 
