@@ -15,7 +15,8 @@ from docendo.evals.interop._inspect_read import read_inspect_log
 from docendo.evals.interop._inspect_write import to_inspect_log
 from docendo.evals.interop._lm_eval_samples import read_lm_eval_samples
 from docendo.evals.interop._load import load_result
-from docendo.evals.items._baselines import baselines
+from docendo.evals.items._baselines import baselines, strata_baselines
+from docendo.evals.items._choices import choice_prompts, pick
 from docendo.evals.items._listing import TaskInfo, task_info, task_names
 from docendo.evals.items._math import MathScorer
 from docendo.evals.items._mix import mix, require_disjoint
@@ -130,6 +131,7 @@ __all__ = [
     "benjamini_hochberg",
     "best_of_n",
     "calibration",
+    "choice_prompts",
     "cluster_interval",
     "compare",
     "coordination_metrics",
@@ -160,6 +162,7 @@ __all__ = [
     "paired_interval",
     "pass_at_k",
     "pass_hat_k",
+    "pick",
     "read_answer",
     "read_inspect_log",
     "read_lm_eval_samples",
@@ -171,6 +174,7 @@ __all__ = [
     "save_plots",
     "sign_flip",
     "simultaneous_level",
+    "strata_baselines",
     "tango",
     "task_info",
     "task_names",

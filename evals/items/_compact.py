@@ -35,6 +35,12 @@ def _sorting(facts: _Facts) -> str:
     return f"{sign}{','.join(facts['original_numbers'])}="
 
 
+def _haystack(facts: _Facts) -> str:
+    statements, _, asked = facts["text"].strip().rpartition("\n")
+    wanted = asked.removeprefix("Who ").partition("?")[0]
+    return f"{statements.strip().removesuffix('.').replace('. ', ';')}?{wanted}="
+
+
 _FORMS: dict[str, Callable[[_Facts], str]] = {
     "base_conversion": lambda f: f"{f['source_repr']}:{f['source_base']}>{f['target_base']}=",
     "basic_arithmetic": _expression,
@@ -49,6 +55,7 @@ _FORMS: dict[str, Callable[[_Facts], str]] = {
     "leg_counting": _legs,
     "letter_counting": lambda f: f"{f['target_letter']}:{' '.join(f['span'])}#",
     "mini_sudoku": _sudoku,
+    "needle_haystack": _haystack,
     "number_sorting": _sorting,
     "prime_factorization": lambda f: f"{f['number']}!",
     "products": _expression,
@@ -59,6 +66,10 @@ _FORMS: dict[str, Callable[[_Facts], str]] = {
 
 def compact_form(name: str, facts: _Facts) -> str:
     """The shortest form of a question, from the facts that its generator gives.
+
+    Args:
+        name: Name of the generator.
+        facts: Its metadata of the question, and as `text` the question itself.
 
     Example:
         >>> compact_form("chain_sum", {"expression": "12 + 7 - 3"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
     separator = "\t" if path.suffix == ".tsv" else ","
     reader = csv.DictReader((line for _, line in _lines(path, "a table")), delimiter=separator, strict=True)
     try:
+        _check_head(path, reader.fieldnames or ())
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
@@ -71,6 +72,12 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "tsv": csv_rows,
     "parquet": parquet_rows,
 }
+
+
+def _check_head(path: Path, names: Sequence[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}, line 1: the column {twice[0]!r} is there twice", expected="unlike names")
 
 
 def _require(path: Path, what: str) -> None:

@@ -14,12 +14,15 @@ from docendo.evals.items._judge import judge
 from docendo.evals.items._levels import level_settings
 from docendo.evals.items._raw import Raw, Source
 from docendo.evals.items._scorer import Answer, normalise
+from docendo.evals.items._settled import settle, settled
 from docendo.hashing import derive_seed, digest
 from docendo.records import Gold, Item, PublicItem
 
 # Item i of a generator uses seed + i, so neighbouring seeds share nearly all items. Chunks of this
 # size with seeds far apart stay distinct however many are drawn.
 _CHUNK = 512
+# They make their questions by running programs of their data in this process, which may write files.
+_PROGRAMS = frozenset({"codeio"})
 
 
 def gym_source(
@@ -34,7 +37,8 @@ def gym_source(
 
     Args:
         name: Name of the generator.
-        config: Its settings; they win over those of a level.
+        config: Its settings; they win over those of a level. `run_programs=True` lets `codeio` run what it
+            has to run.
         level: A level of its curriculum for all attributes: from the easiest to this one.
         levels: Levels of single attributes.
         compact: Show questions in their shortest form.
@@ -46,8 +50,27 @@ def gym_source(
     check_name(name)
     if compact:
         require_compact(name)
-    config = {**level_settings(name, level, levels), **config}
-    generator = _generator(name, config, seed=0)
+    config, allowed = dict(config), {}
+    if name in _PROGRAMS:
+        allowed = {"run_programs": config.pop("run_programs", False)}
+        if allowed["run_programs"] is not True:
+            raise ConfigError(
+                f"reasoning_gym:{name} runs programs that come with its data, in this process",
+                expected="run_programs=True, if they may",
+            )
+    chosen = level_settings(name, level, levels)
+    config = {**chosen, **config}
+    try:
+        generator = _generator(name, config, seed=0)
+    except ConfigError as error:
+        if not chosen:
+            raise
+        # Some curricula have levels that their own generator refuses.
+        raise ConfigError(
+            error.seen,
+            expected=error.expected,
+            remedy="take another level, or give the setting itself, which wins over its level",
+        ) from error
     # The settings as they are in force, so that another default of a later release shows.
     resolved = {key: value for key, value in plain(dataclasses.asdict(generator.config)).items()
                 if key not in ("seed", "size")}  # fmt: skip
@@ -59,14 +82,15 @@ def gym_source(
             dataset = _generator(name, config, seed=start)
             for index in range(_CHUNK):
                 try:
-                    entry = dataset[index]
+                    with settled(type(dataset), start + index):
+                        entry = dataset[index]
                 except Exception:  # some generators fail on some seeds; the next draw may not
                     yield None
                     continue
                 yield _entry(name, dataset, entry, compact=compact)
             chunk += 1
 
-    shown = {**resolved, "compact": True} if compact else resolved
+    shown = {**resolved, **allowed, **({"compact": True} if compact else {})}
     return Source(name=name, config=shown, stream=stream, endless=True)
 
 
@@ -106,7 +130,8 @@ def _generator(name: str, config: Mapping[str, Any], *, seed: int) -> Any:
                 remedy=f"did you mean {near[0]}?" if near else None,
             )
     try:
-        return reasoning_gym.create_dataset(name, seed=seed, size=_CHUNK, **config)
+        with settled(DATASETS[name][0], seed):
+            return settle(name, reasoning_gym.create_dataset(name, seed=seed, size=_CHUNK, **config))
     except (AssertionError, TypeError, ValueError) as error:
         settings = ", ".join(f"{key}={value!r}" for key, value in config.items())
         raise ConfigError(
@@ -119,8 +144,10 @@ def _entry(name: str, dataset: Any, entry: Mapping[str, Any], *, compact: bool) 
     question, answer = entry.get("question"), entry.get("answer")
     if not isinstance(question, str) or not question.strip():
         return None
+    if name == "codeio" and answer == "{}":
+        return None  # its code failed, so there is nothing to predict
     if compact:
-        question = compact_form(name, entry["metadata"])
+        question = compact_form(name, {**entry["metadata"], "text": question})
     text = None if answer is None else str(answer).strip() or None
     public = PublicItem(
         id=digest("item", name, normalise(question))[:16],

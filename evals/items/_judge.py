@@ -30,6 +30,7 @@ _FUNCTIONS = frozenset(
     {"abs", "acos", "asin", "atan", "cos", "cosh", "exp", "ln", "log", "sin", "sinh", "sqrt", "tan"}
 )
 _NAMES = frozenset({"pi"})
+_JSON = frozenset({"true", "false", "null"})
 _MOST_CHARACTERS, _MOST_POWER, _MOST_POWERS = 2000, 20, 2
 # No task has this as an answer. A scorer that accepts it accepts anything.
 _NONSENSE = "no answer at all"
@@ -95,6 +96,8 @@ def _literal(node: ast.expr) -> bool:
         if isinstance(node.value, str):
             return not _DANGEROUS.search(node.value)
         return _number(node.value) or node.value is None
+    if isinstance(node, ast.Name):
+        return node.id in _JSON
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         return all(_literal(each) for each in node.elts)
     if isinstance(node, ast.Dict):

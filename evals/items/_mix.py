@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from docendo.errors import ConfigError, DataError, LeakError
-from docendo.evals.items._scorer import normalise
+from docendo.evals.items._scorer import ExactScorer, normalise
 from docendo.evals.items._tasks import Task, fingerprint
 from docendo.hashing import digest
 from docendo.records import Item
@@ -16,10 +16,10 @@ from docendo.scoring import Score, Scorer
 def mix(parts: Mapping[str, Task], *, name: str = "mix") -> Task:
     """Makes one task of several, such as levels of one generator or unlike skills.
 
-    Each item keeps the name of its part as its stratum (`EvalResult.strata`) and is scored by its part's
-    scorer. Items of all parts are in one order that depends on their ids alone. A question that is in
-    several parts stays in the first; one that is a test item of any part is no training or development
-    item of another.
+    Each item has the name of its part as its stratum (`EvalResult.strata`), before a stratum that it has
+    already (`easy/2`), and is scored by its part's scorer. Items of all parts are in one order that depends
+    on their ids alone. A question that is in several parts stays in the first; one that is a test item of any
+    part is no training or development item of another.
 
     Args:
         parts: The tasks by the names of their strata.
@@ -42,7 +42,7 @@ def mix(parts: Mapping[str, Task], *, name: str = "mix") -> Task:
     test = _merged({label: task.test for label, task in parts.items()}, taken)
     dev = _merged({label: task.dev for label, task in parts.items()}, taken)
     train = _merged({label: task.train for label, task in parts.items()}, taken)
-    scorer = _one({label: task.scorer for label, task in parts.items()})
+    scorer = _one(parts.values())
     return Task(
         name=name,
         train=train,
@@ -81,22 +81,31 @@ def _merged(parts: Mapping[str, Sequence[Item]], taken: set[str]) -> tuple[Item,
             question = normalise(item.public.question)
             if question not in taken:
                 taken.add(question)
-                metadata = {**item.public.metadata, "stratum": label}
+                inner = item.public.metadata.get("stratum")
+                stratum = label if inner is None else f"{label}/{inner}"
+                metadata = {**item.public.metadata, "stratum": stratum}
                 found.append(replace(item, public=replace(item.public, metadata=metadata)))
     return tuple(sorted(found, key=lambda item: digest("mix", item.id)))
 
 
-def _one(scorers: Mapping[str, Scorer]) -> Scorer:
-    names = {scorer.name for scorer in scorers.values()}
-    return next(iter(scorers.values())) if len(names) == 1 else _ByStratum(scorers)
+def _one(parts: Collection[Task]) -> Scorer:
+    scorers = {
+        task.scorer.name if type(task.scorer) is ExactScorer else id(task.scorer): task.scorer
+        for task in parts
+    }
+    return next(iter(scorers.values())) if len(scorers) == 1 else _ByPart(parts)
 
 
-class _ByStratum(Scorer):
+class _ByPart(Scorer):
     """Scores each item as its part does."""
 
-    def __init__(self, scorers: Mapping[str, Scorer]) -> None:
-        self._scorers = dict(scorers)
-        self.name = "+".join(sorted({scorer.name for scorer in scorers.values()}))
+    def __init__(self, parts: Collection[Task]) -> None:
+        self._scorers: dict[str, Scorer] = {}
+        for kind in ("test", "dev", "train"):  # a question stays where it is found first
+            for task in parts:
+                for item in getattr(task, kind):
+                    self._scorers.setdefault(item.id, task.scorer)
+        self.name = "+".join(sorted({task.scorer.name for task in parts}))
 
     def score(self, item: Item, text: str) -> Score:
         return self._of(item).score(item, text)
@@ -105,9 +114,6 @@ class _ByStratum(Scorer):
         return self._of(item).leaks(item, text)
 
     def _of(self, item: Item) -> Scorer:
-        label = item.public.metadata.get("stratum")
-        if label not in self._scorers:
-            raise ConfigError(
-                f"item {item.id} has the stratum {label!r}", expected=f"one of {', '.join(self._scorers)}"
-            )
-        return self._scorers[str(label)]
+        if item.id not in self._scorers:
+            raise ConfigError(f"item {item.id} is of no part of the mixture", expected="one of its items")
+        return self._scorers[item.id]

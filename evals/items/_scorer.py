@@ -10,11 +10,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import get_args
 
 from docendo.checks import is_number
 from docendo.errors import ConfigError, DataError
+from docendo.evals.items._leaks import leaks_number, leaks_text
 from docendo.evals.items._numbers import number, numbers, show
 from docendo.hashing import digest
 from docendo.records import Gold, Item, PublicItem, Split
@@ -28,16 +28,6 @@ _LABEL = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _WRAPPED = (("**", "**"), ("__", "__"), ("`", "`"), ('"', '"'), ("“", "”"), ("$", "$"))
-_CONTEXT = (
-    r"(?:=|:|→|->|\b(?:answer|result|total|sum|difference|is|are|be|as|to|equals?|gives?|makes?|gets?|got|leaves?)\b)"
-    r"[\s\"'`*$(]*(?:(?:exactly|simply|just|equal to|the number)\s+)?"
-)
-_SMALL = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
-    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-
 #: The names of choices.
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Scores of task sources are in [0, 1], and anything short of 1 is partial credit: 0.9994 is what
@@ -215,15 +205,20 @@ class ExactScorer(Scorer):
         gold = answer.text
         value = number(gold) if gold is not None else None
         if value is not None:
-            return _leaks_number(value, question, text)
+            return leaks_number(value, question, text)
         if self.score(item, text).correct:
             return True
         golds = [*([gold] if gold is not None else []), *answer.accepted]
-        return any(_leaks_text(each, question, text, letter=bool(item.public.choices)) for each in golds)
+        return any(leaks_text(each, question, text, letter=bool(item.public.choices)) for each in golds)
 
     def answer(self, item: Item) -> str | None:
         """Returns the reference answer as text, or None if the task can only verify."""
         return self._answer(item).text
+
+    def is_unique(self, item: Item) -> bool:
+        """Whether no other answer than the reference counts as right."""
+        answer = self._answer(item)
+        return answer.judge is None or (answer.text is not None and number(answer.text) is not None)
 
     def _answer(self, item: Item) -> Answer:
         gold = self.open(item)
@@ -277,6 +272,11 @@ def read_answer(text: str, *, numeric: bool = False, multiline: bool = False) ->
     return _unwrap(text) or None
 
 
+def has_label(text: str) -> bool:
+    """Whether a text says where its final answer is, such as `Answer: 7`."""
+    return _LABEL.search(text) is not None
+
+
 def _unwrap(text: str) -> str:
     text = text.strip()
     for _ in range(3):
@@ -294,38 +294,3 @@ def _unwrap(text: str) -> str:
         if text == before:
             break
     return text
-
-
-def _leaks_number(gold: Fraction, question: str, text: str) -> bool:
-    in_question = any(value == gold for value, _, _ in numbers(question))
-    for value, start, _ in numbers(text):
-        if value == gold and (not in_question or re.search(_CONTEXT + r"$", text[:start], re.IGNORECASE)):
-            return True
-    words = _words(gold)
-    return words is not None and bool(re.search(rf"{_CONTEXT}{words}\b", text, re.IGNORECASE))
-
-
-def _words(gold: Fraction) -> str | None:
-    """Returns a pattern of the number written in English words, for whole numbers below 100."""
-    size = abs(gold)
-    if size.denominator != 1 or size >= 100:
-        return None
-    tens, ones = divmod(size.numerator, 10)
-    if size < 20:
-        word = _SMALL[size.numerator]
-    else:
-        word = _TENS[tens - 2] + (
-            rf"[\s-]{_SMALL[ones]}" if ones else r"(?![\s-]+(?:" + "|".join(_SMALL[1:10]) + "))"
-        )
-    return (r"(?:minus|negative)\s+" if gold < 0 else "") + word
-
-
-def _leaks_text(gold: str, question: str, text: str, *, letter: bool) -> bool:
-    """Whether `gold` stands in `text` as whole tokens, and not only because the question has it."""
-    token = r"\s+".join(re.escape(part) for part in gold.split())
-    token = rf"(?<!\w){token}(?!\w)"
-    # The letter A of a choice is also an English word: it counts in capitals only.
-    flags = re.NOFLAG if letter and len(gold) == 1 else re.IGNORECASE
-    if not re.search(token, text, flags):
-        return False
-    return not re.search(token, question, flags) or bool(re.search(f"(?i:{_CONTEXT}){token}", text, flags))

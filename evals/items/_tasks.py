@@ -34,7 +34,7 @@ class Task:
         test: Items for the verdict, never learnt from.
         scorer: Decides what is right.
         config: The resolved configuration, as JSON.
-        fingerprint: Digest of all questions, answers and the scorer.
+        fingerprint: Digest of all questions, answers (where there is but one) and the scorer.
     """
 
     name: str
@@ -117,10 +117,13 @@ def tasks(
         columns: Names of the columns `question`, `answer`, `choices`, `id` and `stratum`, such as
             `{"question": "input"}`. `a.b` looks into a nested column. The question may be a template
             (`"{context}\n\n{question}"`), the choices a list of columns. Where there are choices the answer
-            is one of them, its letter, or its place from 0.
+            is one of them, its letter, or its place from 0; what could be both is refused. Name
+            `answer_index` instead of `answer` for places alone, and `labels` (`choices.label`) for a column
+            of labels of which the answer is one.
         level: Level of difficulty of a generator that has a curriculum, from 0: ranges go from the easiest
             to this one. `docendo tasks show NAME` lists them.
-        levels: Levels of single attributes of the curriculum, such as `{"num_terms": 2}`.
+        levels: Levels of single attributes of the curriculum, such as `{"num_terms": 2}`; the others stay
+            at `level`, or at 0 without it.
         compact: Show a generator's questions in their shortest form (`12+7=`), for models that cannot read.
         scorer: Decides what is right; exact match if None.
         **config: Settings of the generator (`max_terms=3`), or `name`, `data_dir`, `data_files` and
@@ -244,6 +247,14 @@ def reference(item: Item) -> str | None:
         return None
 
 
+def _only(item: Item) -> str | None:
+    """The gold answer if no other one is right: of several, another process may find another one."""
+    try:
+        return _KEY.answer(item) if _KEY.is_unique(item) else None
+    except ConfigError:
+        return None
+
+
 def _example(item: Item, *, steps: bool) -> Example:
     if item.public.split != "train":
         raise LeakError(f"item {item.id} is a {item.public.split} item", expected="a training item")
@@ -265,6 +276,6 @@ def _example(item: Item, *, steps: bool) -> Example:
 def fingerprint(
     name: str, train: tuple[Item, ...], dev: tuple[Item, ...], test: tuple[Item, ...], scorer: Scorer
 ) -> str:
-    """Digest of all questions, answers and the scorer of a task."""
-    parts = [[(item.public.question, reference(item)) for item in items] for items in (train, dev, test)]
+    """Digest of all questions, answers (where there is but one) and the scorer of a task."""
+    parts = [[(item.public.question, _only(item)) for item in items] for items in (train, dev, test)]
     return digest("task", name, scorer.name, parts)

@@ -1,11 +1,15 @@
 """Answers that are compared as mathematics."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from docendo.errors import ConfigError
+from docendo.errors import ConfigError, InfrastructureError
 from docendo.evals import MathScorer, make_item
+from docendo.evals.items import _math
 
 SCORER = MathScorer()
 
@@ -26,6 +30,28 @@ def correct(gold, answer):
         (r"\sqrt{8}", r"2\sqrt{2}"),
         (r"(1,2]", r"\boxed{(1,2]}"),
         ("12", r"first \boxed{7}, then \boxed{12}"),
+        ("sqrt(2)/2", r"\boxed{\frac{1}{\sqrt2}}"),
+        (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2"),
+        ("x**2+1", "1+x^2"),
+        (r"\frac{\sin 2x}{2}", r"\sin x\cos x"),
+        (r"\sqrt{x^2}", "|x|"),
+        (r"e^{i\pi}", "-1"),
+        ("3.5", "Answer: 3 1/2"),
+        (r"\frac12", r"\boxed{50\%}"),
+        ("10000", r"10\,000"),
+        ("2^{100}", "1267650600228229401496703205376"),
+        ("4", "x = 2 + 2 = 4"),
+        ("2x+2y=4", "x+y=2"),
+        ("-2x<4", "x>-2"),
+        ("1<x<2", "2>x>1"),
+        (r"x\ge 3", r"[3,\infty)"),
+        (r"(-\infty,2]\cup[3,\infty)", r"x\le 2 \text{ or } x\ge 3"),
+        (r"\mathbb{R}\setminus\{0\}", r"(-\infty,0)\cup(0,\infty)"),
+        ("x=1,y=2", "y=2, x=1"),
+        (r"\pm 2", "2,-2"),
+        (r"\begin{pmatrix}0.5\\2\end{pmatrix}", r"\begin{pmatrix}\frac12\\2\end{pmatrix}"),
+        (r"\text{no solution}", "No solution"),
+        ("12", "So it is 12 in all."),
     ],
 )
 def test_what_is_equal_as_mathematics_is_right(gold, answer):
@@ -38,7 +64,39 @@ def test_what_is_equal_as_mathematics_is_right(gold, answer):
         ("1000", "1005"),
         ("1/3", "0.3333"),
         (r"\frac{1}{3}", "0.333333"),
+        (r"\frac{1}{3}", "0.333333333333333"),
+        (r"\frac{1}{3}", "0." + "3" * 400),
+        (r"\frac{x}{3}", "0.333333333333333x"),
         (r"\sqrt{2}", "1.41421356"),
+        (r"\sqrt{2}", "1.41421356237309504880"),
+        (r"\pi", "3.14159265358979323846264338327950288419716939937510"),
+        ("2^{100}", "1267650600228229401496703205377"),
+        ("10^{-20}", r"2\cdot 10^{-20}"),
+        (r"\pi\cdot 10^{-300}", r"2\pi\cdot 10^{-300}"),
+        ("x+10^{-20}", r"x+2\cdot 10^{-20}"),
+        ("50", r"\boxed{50\%}"),
+        ("5 cm", "5 m"),
+        ("5", r"\boxed{5\text{ cm}}"),
+        ("(1,2)", r"\{1,2\}"),
+        ("(1,2)", "1,2"),
+        ("(1,2)", "(2,1)"),
+        ("12", r"\boxed{7 \text{ or } 12}"),
+        ("7", "Answer: $12$ or $7$"),
+        ("3", r"\boxed{7=3}"),
+        ("4", r"\boxed{x=2+2=5=4}"),
+        ("x^2+1=0", "x^2+5=0"),
+        ("x^2=4", "x=2"),
+        ("-2x<4", "x<-2"),
+        (r"x\le 2", "x<2"),
+        ("x=3", "y=3"),
+        (r"\sqrt{x^2}", "x"),
+        ("3", r"\boxed{1 2}"),
+        ("2", "Answer: 3 1/2"),
+        ("0", r"\boxed{1\,000}"),
+        ("101", r"\boxed{101_2}"),
+        ("1/2", r"\boxed{a\frac{1}{2}}"),
+        (r"\frac{1}{0}", r"\frac{2}{0}"),
+        ("east", "seat"),
         ("(1,2)", "[1,2]"),
         ("x+1", "x+2"),
         ("12", r"\boxed{7}"),
@@ -52,12 +110,69 @@ def test_what_is_only_near_is_wrong(gold, answer):
 
 
 @pytest.mark.parametrize(
-    "answer", [r"\boxed{9^{9^{9^{9^9}}}}", r"\boxed{" + "(" * 900 + "x" + ")" * 900 + "}"]
+    "answer",
+    [
+        r"9^{9^{9^{9^9}}}",
+        pytest.param("1000000000!", marks=pytest.mark.slow),
+        pytest.param(r"\sum_{k=1}^{10^{12}} k^k", marks=pytest.mark.slow),
+        pytest.param(r"\binom{10^9}{5\cdot 10^8}", marks=pytest.mark.slow),
+        pytest.param(r"\int e^{x^2}\ln(x)\sin x dx", marks=pytest.mark.slow),
+        pytest.param(r"\lfloor 10^{10^{7}}\pi\rfloor", marks=pytest.mark.slow),
+        pytest.param(r"2^{2^{2^{2^{2^{2}}}}}", marks=pytest.mark.slow),
+    ],
 )
 def test_an_answer_that_would_take_for_ever_is_wrong_in_time(answer):
-    score = MathScorer(seconds=1.0).score(make_item("What is it?", "x+1"), answer)
-    assert not score.correct
+    score = MathScorer(seconds=0.5).score(make_item("What is it?", "x+1"), rf"\boxed{{{answer}}}")
+    assert (score.correct, score.failure) == (False, "comparing took longer than 0.5 s")
     assert correct("x+1", "1+x")  # and the next one is compared
+
+
+@pytest.mark.parametrize("answer", ["(" * 900 + "x" + ")" * 900, r"\sqrt{" * 99 + "2" + "}" * 99])
+def test_an_answer_of_many_brackets_is_not_even_read(answer):
+    assert SCORER.score(make_item("What is it?", "x+1"), answer).failure == "the answer is too nested"
+
+
+def test_the_process_that_compares_may_not_take_all_memory():
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0])"
+    program = f"from docendo.evals.items import _math_worker as w; w.sys.stdin = []; w.main(); {code}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 2 << 30
+
+
+def test_an_interrupted_comparison_does_not_answer_the_next_question(monkeypatch):
+    assert correct("x+1", "1+x")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_math.select, "poll", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            correct("x+1", "1+x")
+    assert not correct("x+1", "x+2")
+    assert correct("x+1", "1+x")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_compares_in_a_process_of_its_own():
+    assert correct("x+1", "1+x")
+    process = _math._WORKER._process
+    child = os.fork()
+    if not child:
+        os._exit(0 if correct("x+2", "2+x") and _math._WORKER._process is not process else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert _math._WORKER._process is process
+    assert correct("x+1", "1+x")
+
+
+def test_a_process_that_cannot_start_is_the_machine_s_failure(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(_math.sys, "executable", "/bin/false")
+        _math._WORKER.stop()
+        with pytest.raises(InfrastructureError, match="did not start"):
+            correct("x+1", "1+x")
+    assert correct("x+1", "1+x")
 
 
 def test_an_answer_of_a_book_is_no_answer():

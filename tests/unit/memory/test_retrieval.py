@@ -234,8 +234,8 @@ def test_reciprocal_ranks_by_hand():
 @settings(max_examples=30, deadline=None)
 def test_platt_finds_the_curve_that_made_the_labels(slope, offset, scale, seed):
     generator = np.random.default_rng(seed)
-    x = generator.normal(size=4000)
-    relevant = generator.random(4000) < 1 / (1 + np.exp(-(slope * x + offset)))
+    x = generator.normal(size=20_000)
+    relevant = generator.random(20_000) < 1 / (1 + np.exp(-(slope * x + offset)))
     platt = Platt.fit((x * scale).tolist(), relevant.tolist())
     assert platt.slope * scale == pytest.approx(slope, abs=0.35)
     assert platt.offset == pytest.approx(offset, abs=0.3)
