@@ -68,7 +68,7 @@ def evaluate(
             that of the first.
         method: "generate" lets the subject write its answer. "likelihood" takes the choice that is likeliest
             under the model, by the sum of its tokens' log-probabilities, "likelihood-per-byte" by that
-            sum divided by the choice's length in bytes (lm-eval's `acc` and `acc_norm`).
+            sum divided by the choice's length in bytes (lm-eval's `acc` and `acc_bytes`).
         journal: Keeps every answer as it comes, so that the same call after a crash asks only what
             is missing.
         folder: Keeps everything here: every answer as it comes, the turns that led to it, and at the end the

@@ -18,7 +18,7 @@ class LikelihoodAsker(ModelAsker[ScoreResult]):
     """Scores each choice as the answer to the question, which is shown without the list of choices.
 
     A choice is judged by the sum of its tokens' log-probabilities, or by that for each byte of its UTF-8
-    text, as `acc` and `acc_norm` of lm-eval do. Equal ones go to the first. The confidence is the
+    text, as `acc` and `acc_bytes` of lm-eval do. Equal ones go to the first. The confidence is the
     choice's share of the likelihood of all choices.
     """
 

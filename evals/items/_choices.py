@@ -1,0 +1,90 @@
+"""Multiple choice by likelihood: what a model scores for each choice, and which choice that picks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from docendo.errors import ConfigError, DataError
+from docendo.evals.items._scorer import stem
+from docendo.records import Item
+
+#: How log-likelihoods of choices of unlike length are made comparable.
+Norm = Literal["none", "characters", "bytes", "tokens", "unconditional"]
+
+
+def choice_prompts(item: Item, *, gap: str = " ") -> tuple[str, tuple[str, ...]]:
+    """The question without the list of its choices, and the text of each choice as it would follow.
+
+    As in lm-eval, the space between belongs to the choice: a tokenizer that joins a space with the word after
+    it then sees the choice as it stands in running text.
+
+    Args:
+        item: An item of multiple choice.
+        gap: What is between: a space after plain text, nothing after a chat template.
+
+    Raises:
+        DataError: if the item has no choices.
+
+    Example:
+        >>> from docendo.evals import make_item
+        >>> choice_prompts(make_item("Which is red?", "B", choices=["grass", "blood"]))
+        ('Which is red?', (' grass', ' blood'))
+    """
+    if not item.public.choices:
+        raise DataError(f"item {item.id} has no choices", expected="an item of multiple choice")
+    return stem(item.public), tuple(f"{gap}{choice}" for choice in item.public.choices)
+
+
+def pick(
+    logprobs: Sequence[float],
+    *,
+    norm: Norm = "none",
+    choices: Sequence[str] = (),
+    tokens: Sequence[int] = (),
+    unconditional: Sequence[float] = (),
+) -> int:
+    """The place of the likeliest choice, from 0; of equal ones the first.
+
+    Args:
+        logprobs: Sum of the log-probabilities of each choice's tokens after the question, in nats.
+        norm: What a sum is divided by. "none": nothing (`acc` of lm-eval). "characters" and "bytes": the
+            length of the choice without the space before it (`acc_norm` and `acc_bytes`). "tokens": the
+            number of its tokens. "unconditional": subtracts the log-probability of the choice without the
+            question, which is their pointwise mutual information (Holtzman et al., 2021, arXiv:2104.08315;
+            `acc_mutual_info`).
+        choices: Texts of the choices, for "characters" and "bytes".
+        tokens: Numbers of tokens, for "tokens".
+        unconditional: Log-probabilities without the question, for "unconditional".
+
+    Raises:
+        ConfigError: if `norm` is none of these.
+        DataError: if there are no numbers, not as many of each, or one is NaN.
+
+    Example:
+        >>> pick([-4.0, -6.0]), pick([-4.0, -6.0], norm="tokens", tokens=[1, 3])
+        (0, 1)
+    """
+    if norm not in get_args(Norm):
+        raise ConfigError(f"norm is {norm!r}", expected=f"one of {', '.join(get_args(Norm))}")
+    if not logprobs:
+        raise DataError("there is no choice to pick", expected="at least one log-probability")
+    scales: dict[str, Sequence[float]] = {
+        "none": [1] * len(logprobs),
+        "characters": [len(choice) for choice in choices],
+        "bytes": [len(choice.encode("utf-8", "surrogatepass")) for choice in choices],
+        "tokens": tokens,
+        "unconditional": unconditional,
+    }
+    scale = scales[norm]
+    if len(scale) != len(logprobs):
+        raise DataError(f"there are {len(logprobs)} log-probabilities and {len(scale)} for {norm!r}")
+    if norm == "unconditional":
+        judged = [given - alone for given, alone in zip(logprobs, scale, strict=True)]
+    else:
+        # An empty choice has no length; its sum of nothing is what it is.
+        judged = [total / (length or 1) for total, length in zip(logprobs, scale, strict=True)]
+    if any(math.isnan(value) for value in judged):
+        raise DataError("a log-probability is NaN, or infinite without the question", expected="numbers")
+    return max(range(len(judged)), key=judged.__getitem__)

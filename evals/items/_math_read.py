@@ -1,0 +1,74 @@
+r"""Reads mathematics: LaTeX, or plain text such as `sqrt(2)/2` and `x**2`, through math-verify."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boldsymbol|bm)\s*\{([^{}]*)\}")
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi"
+#: What the parser would misread, and how it reads it right.
+_MENDED = (
+    (re.compile(r"\\\$|\$|\\\(|\\\)|\\\[|\\\]"), " "),
+    (re.compile(r"\\(?:mathbf|boldsymbol|bm)\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})+(?=\d{3}(?!\d))"), ""),  # 10\,000
+    (re.compile(r"\\([dt]?binom)\s*(\d)\s*(\d)"), r"\\\1{\2}{\3}"),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\^\s*-\s*(\d+|[A-Za-z])"), r"^{-\1}"),
+    (re.compile(r"_(\w)\s"), r"_{\1} "),
+    (re.compile(r"(\d)[eE]([-+]?\d+)"), r"\1\\cdot 10^{\2}"),
+    (re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])"), r"\\\1"),
+    (re.compile(r"(?<![\d.^_}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])"), r"(\1+\2/\3)"),  # 3 1/2
+)
+#: `1 2` is not 3 and `101_2` is not 101, whatever the parser says.
+_MISREAD = re.compile(r"\d\s+\d|\d\s*_")
+_WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s,.'-]+[^\W\d_]+)*[.!]?")
+
+
+def words(text: str) -> str:
+    r"""A text without the marks of LaTeX text, so that `\text{no solution}` is `no solution`.
+
+    Example:
+        >>> words(r"$\text{No  solution}$")
+        'No solution'
+    """
+    return " ".join(_WRAPPER.sub(r"\1", text.strip().strip("$")).split())
+
+
+def is_words(text: str) -> bool:
+    """Whether a text is a word or several, and not a product of letters.
+
+    Example:
+        >>> is_words("no solution"), is_words("xy"), is_words("2 pears")
+        (True, False, False)
+    """
+    return bool(_WORDS.fullmatch(words(text)))
+
+
+def read(text: str) -> Any | None:
+    """The mathematical object that a text is, or None if it cannot be read as one as a whole."""
+    from math_verify import LatexExtractionConfig, parse
+
+    text = " ".join(text.split())
+    for pattern, mended in _MENDED:
+        text = pattern.sub(mended, text)
+    text = text.strip().removesuffix(".")
+    if not text or _MISREAD.search(text):
+        return None
+    default = LatexExtractionConfig()
+    # A unit is part of the answer: 5 cm is not 5 m.
+    reading = replace(
+        default,
+        boxed_match_priority=-1,
+        normalization_config=replace(default.normalization_config, units=False),
+    )
+    found = parse(
+        f"${text}$",
+        extraction_config=[reading],
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",
+        parsing_timeout=None,
+        raise_on_error=True,
+    )
+    return found[0] if found else None
