@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,10 +71,17 @@ def scored(scorer: Scorer, item: Item, text: str) -> Score:
     """Scores an answer.
 
     Raises:
-        TaskFailure: if the scorer crashes.
+        TaskFailure: if the scorer crashes, or returns what is no score.
     """
     with blaming(scorer, item):
-        return scorer.score(item, text)
+        score: object = scorer.score(item, text)
+        if not isinstance(score, Score):
+            raise TypeError(f"it returned a {type(score).__name__}, not a Score")
+        value = float(score.value)
+        if not math.isfinite(value):
+            raise ValueError(f"its value is {value}")
+        # NumPy's truth values are no bools, and would count as neither right nor wrong.
+        return score.replace(correct=bool(score.correct), value=value)
 
 
 def _unseal(gold: Gold) -> Any:

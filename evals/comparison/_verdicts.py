@@ -110,7 +110,7 @@ def judge_arms(
         if unlike is not None:
             verdict, reason = "budgets differ", unlike
         elif verdict == "better" and rules.control not in (None, name):
-            verdict, reason = _beside_control(tables, name, rules, reason)
+            verdict, reason = _beside_control(tables, costs, name, rules, reason)
         pairs.append(
             ArmPair(
                 name=name,
@@ -223,9 +223,16 @@ def _verdict(found: Any, p_value: float, rules: Rules) -> tuple[ArmVerdict, str]
 
 
 def _beside_control(
-    tables: Mapping[str, np.ndarray], name: str, rules: Rules, reason: str
+    tables: Mapping[str, np.ndarray],
+    costs: Mapping[str, Sequence[float]],
+    name: str,
+    rules: Rules,
+    reason: str,
 ) -> tuple[ArmVerdict, str]:
     control = rules.control or ""
+    unlike = _unlike(costs[control], costs[rules.baseline], rules) if rules.equal_budgets else None
+    if unlike is not None:
+        return "budgets differ", f"Of the control {control!r}: {unlike}"
     found = crossed_difference(tables[control], tables[name], level=rules.level)
     verdict, _ = _verdict(found, found.p_value, rules)
     if verdict == "better":
@@ -240,6 +247,8 @@ def _unlike(spent: Sequence[float], baseline: Sequence[float], rules: Rules) -> 
     """What is wrong with the budgets, if anything."""
     for n, (own, others) in enumerate(zip(spent, baseline, strict=True)):
         target = others if rules.budget is None else rules.budget
+        if own == others == 0:
+            return f"No {rules.unit} were counted; name the engines, or another unit."
         for whose, value in (("It", own), ("The baseline", others)):
             if abs(value - target) > rules.tolerance * target:
                 seed = f" with seed {rules.seeds[n]}" if len(rules.seeds) > n else ""

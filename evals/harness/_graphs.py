@@ -45,12 +45,14 @@ class GraphAsker:
         missing = {item.id for item in items}
         kept = self._folder is not None
         place = nullcontext(self._folder) if kept else tempfile.TemporaryDirectory(prefix="docendo-evaluate-")
+        # By the evaluation's name and size of parts: another graph, or other parts, has runs of its own.
+        mark = "part-" + digest("part", self._name, self._concurrency, [item.id for item in self._items])[:8]
         with place as folder:
             size = _PART * self._concurrency
             for start in range(0, len(self._items), size):
                 part = self._items[start : start + size]
                 if missing & {item.id for item in part}:
-                    replies = self._run(part, f"part-{start // size:04d}", Path(str(folder)))
+                    replies = self._run(part, f"{mark}-{start // size:04d}", Path(str(folder)))
                     for item in part:
                         if item.id in missing:
                             done(item, replies[item.id])

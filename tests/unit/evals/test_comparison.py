@@ -252,3 +252,16 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, capsys, argu
     captured = capsys.readouterr()
     assert line in captured.err
     assert captured.out == ""
+
+
+def test_what_nobody_counted_is_no_equal_budget():
+    outcome = compared({"plain": arm(0.4), "up": arm(0.8)}, unit="flops")
+    assert verdicts(outcome) == {"up": "budgets differ"}
+    assert "No flops were counted" in outcome.pairs[0].reason
+
+
+def test_a_control_that_spent_less_proves_nothing():
+    arms = {"plain": arm(0.4), "up": arm(0.8), "shuffled": arm(0.4, tokens=1, salt="x")}
+    outcome = compared(arms, control="shuffled")
+    assert verdicts(outcome)["up"] == "budgets differ"
+    assert "Of the control 'shuffled'" in outcome.pairs[0].reason

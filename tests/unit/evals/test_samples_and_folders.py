@@ -1,8 +1,10 @@
 """Several samples, bare engines, kept folders and costs of an evaluation."""
 
 import json
+import math
 import shutil
 
+import numpy as np
 import pytest
 from langgraph.graph import START, StateGraph
 
@@ -13,6 +15,7 @@ from docendo.evals import EvalRecord, EvalResult, ExactScorer, Sample, evaluate,
 from docendo.graphs import node
 from docendo.memory import DATABASE, TraceStore
 from docendo.records import Capabilities, SamplingParams, Usage
+from docendo.scoring import Score
 
 SCORER = ExactScorer()
 ITEMS = [make_item(f"What is {i} + 1?", i + 1, task="sums", split="test") for i in range(6)]
@@ -132,7 +135,8 @@ def test_a_graph_s_turns_are_kept_and_what_failed_is_tried_again(tmp_path):
     assert (second.correct, second.failed) == (6, 0)
     assert sum(row["calls"] for row in engine.ledger()) == 6  # nothing that had finished was asked again
     assert second.records[0] == first.records[0]
-    with TraceStore.open(tmp_path / "part-0000-0" / DATABASE) as store:
+    (first_part,) = tmp_path.glob("part-*-0000-0")
+    with TraceStore.open(first_part / DATABASE) as store:
         assert store.get(second.records[0].traces[0]).completion == "1"
     third = run(subject, folder=tmp_path, name="graph", concurrency=1)
     assert third.records == second.records
@@ -292,3 +296,32 @@ def test_measures_of_samples_leave_failed_items_out():
     without = result.replace(records=(result.records[0].replace(confidence=None),))
     with pytest.raises(DataError, match="an answer has no confidence"):
         without.calibration()
+
+
+def test_another_graph_in_the_same_folder_answers_for_itself(tmp_path):
+    subject, engine = graph(set())
+    run(subject, folder=tmp_path, name="one")
+    run(subject, folder=tmp_path, name="two")
+    assert sum(row["calls"] for row in engine.ledger()) == 12
+
+
+@pytest.mark.parametrize(("given", "correct"), [(np.bool_(True), True), (1, True), (np.bool_(False), False)])
+def test_a_scorer_may_answer_with_another_library_s_truth(tmp_path, given, correct):
+    class Own(ExactScorer):
+        def score(self, item, text):
+            return Score(correct=given, value=np.float64(1.0))
+
+    result = evaluate(lambda item: "1", ITEMS, scorer=Own(), quiet=True, folder=tmp_path, name="own")
+    assert (result.n, result.correct) == (6, 6 if correct else 0)
+    assert EvalResult.load(tmp_path) == result
+
+
+@pytest.mark.parametrize("said", [True, Score(correct=True, value=math.nan)], ids=["a bool", "nan"])
+def test_a_scorer_that_returns_no_score_is_the_task_s_failure(said):
+    class Own(ExactScorer):
+        def score(self, item, text):
+            return said
+
+    result = evaluate(lambda item: "1", ITEMS, scorer=Own(), quiet=True)
+    assert result.failed == 6
+    assert result.records[0].failure.startswith("task: ")
