@@ -22,6 +22,9 @@ def command(
             "a comparison. The first is the baseline."
         ),
     ],
+    baseline: Annotated[
+        str | None, typer.Option(help="Name of the baseline (the end of its path); else the first.")
+    ] = None,
     control: Annotated[
         str | None, typer.Option(help="Name of the arm whose signal is shuffled (the end of its path).")
     ] = None,
@@ -32,8 +35,8 @@ def command(
             "tokens, calls, flops, seconds."
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="correct, value, or confidence.")] = "correct",
-    direction: Annotated[str, typer.Option(help="Whether more or less of it is better.")] = "more",
+    metric: Annotated[str | None, typer.Option(help="correct, value, or confidence.")] = None,
+    direction: Annotated[str | None, typer.Option(help="Whether more or less of it is better.")] = None,
     level: Annotated[float, typer.Option(help="Confidence level of intervals and test.")] = 0.95,
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples, of two results.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap, of two results.")] = 0,
@@ -53,19 +56,23 @@ def command(
     arms = load_arms(results, load=load_result)
     if report is not None and arms.seeds:
         raise ConfigError("--report is for single results", remedy="use docendo report FOLDER")
-    plain = control is None and budget is None and (metric, direction) == ("correct", "more")
+    plain = not any((baseline, control, budget, metric, direction))
     found: PairedComparison | Outcome
     if len(arms.results) == 2 and not arms.seeds and plain:
         before, after = (each[0] for each in arms.results.values())
         found = compare(before, after, seed=seed, resamples=resamples, level=level)
     else:
+        # A comparison's folder is judged as it was, unless something else is asked for.
+        was = arms.rules
         rules = Rules(
-            baseline=next(iter(arms.results)),
-            control=control,
-            unit=cast(Any, budget or "tokens"),
-            equal_budgets=budget is not None,
-            metric=cast(Any, metric),
-            direction=cast(Any, direction),
+            baseline=baseline or was.get("baseline") or next(iter(arms.results)),
+            control=control or was.get("control"),
+            unit=cast(Any, budget or was.get("unit", "tokens")),
+            budget=None if budget else was.get("budget"),
+            tolerance=was.get("tolerance", 0.02),
+            equal_budgets=budget is not None or was.get("equal_budgets", False),
+            metric=cast(Any, metric or was.get("metric", "correct")),
+            direction=cast(Any, direction or was.get("direction", "more")),
             level=level,
             seeds=arms.seeds,
         )

@@ -143,18 +143,11 @@ class Comparison:
     def _opened(self, folder: Path) -> Path:
         """The folder, with these settings written into it or found there."""
         wanted = {"arms": list(self.arms), **self._rules().to_json()}
-        path = folder / _SETTINGS
-        if path.exists():
-            try:
-                stored = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise ResumeError(f"cannot read {path} ({error})", remedy="choose another folder") from error
-            # More seeds or other rules of judging can be had from the same runs; other arms cannot.
-            if not isinstance(stored, dict) or not set(stored.get("arms", ())) <= set(wanted["arms"]):
-                raise ResumeError(
-                    f"{folder} holds a comparison of other arms", remedy="choose another folder"
-                )
-        write_json(path, wanted)
+        stored = stored_rules(folder)
+        # More seeds or other rules of judging can be had from the same runs; other arms cannot.
+        if stored is not None and not set(stored["arms"]) <= set(wanted["arms"]):
+            raise ResumeError(f"{folder} holds a comparison of other arms", remedy="choose another folder")
+        write_json(folder / _SETTINGS, wanted)
         return folder
 
 
@@ -178,6 +171,22 @@ def _run(
 def _stored(where: Path | None) -> tuple[EvalResult, Mapping[str, float]] | None:
     spent = None if where is None else stored_spending(where)
     return None if where is None or spent is None else (EvalResult.load(where), spent)
+
+
+def stored_rules(folder: Path) -> dict[str, Any] | None:
+    """The arms and rules of the comparison that a folder holds, or None if it holds none.
+
+    Raises:
+        ResumeError: if they cannot be read.
+    """
+    path = folder / _SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {**stored, "arms": [str(name) for name in stored["arms"]]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResumeError(f"cannot read {path} ({error})", remedy="choose another folder") from error
 
 
 def stored_spending(folder: Path) -> dict[str, float] | None:

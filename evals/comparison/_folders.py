@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from docendo.errors import DataError
-from docendo.evals.comparison._arms import spent_on, stored_spending
+from docendo.evals.comparison._arms import spent_on, stored_rules, stored_spending
 from docendo.evals.harness._results import EvalResult
 
 _SEED = re.compile(r"seed-(-?[0-9]+)")
@@ -22,11 +23,13 @@ class Arms:
         results: For each arm one evaluation per seed.
         spent: For each arm and seed what was spent, by unit.
         seeds: The seeds; empty if each arm has one evaluation.
+        rules: How the `Comparison` that made them was judged, as JSON; empty if none made them.
     """
 
     results: Mapping[str, Sequence[EvalResult]]
     spent: Mapping[str, Sequence[Mapping[str, float]]]
     seeds: tuple[int, ...] = ()
+    rules: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_arms(paths: Sequence[str | Path], *, load: Callable[[Path], EvalResult] = EvalResult.load) -> Arms:
@@ -40,8 +43,11 @@ def load_arms(paths: Sequence[str | Path], *, load: Callable[[Path], EvalResult]
         DataError: if the arms have not the same seeds, or there are fewer than two.
     """
     folders = [Path(path) for path in paths]
+    rules: dict[str, Any] = {}
     if len(folders) == 1 and not _seeds(folders[0]):
-        folders = sorted(child for child in folders[0].glob("*") if _seeds(child)) or folders
+        rules = stored_rules(folders[0]) or {}
+        order = [folders[0] / name for name in rules.get("arms", ())]
+        folders = order or sorted(child for child in folders[0].glob("*") if _seeds(child)) or folders
     if len(folders) < 2:
         raise DataError(f"{folders[0]} holds one result", expected="two or more to compare")
     names = _names(folders)
@@ -63,7 +69,7 @@ def load_arms(paths: Sequence[str | Path], *, load: Callable[[Path], EvalResult]
         for name, found in runs.items()
     }
     several = any(_seeds(folder) for folder in folders)
-    return Arms(results=results, spent=spent, seeds=seeds if several else ())
+    return Arms(results=results, spent=spent, seeds=seeds if several else (), rules=rules)
 
 
 def _seeds(folder: Path) -> dict[int, Path]:

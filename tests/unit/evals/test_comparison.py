@@ -265,3 +265,12 @@ def test_a_control_that_spent_less_proves_nothing():
     outcome = compared(arms, control="shuffled")
     assert verdicts(outcome)["up"] == "budgets differ"
     assert "Of the control 'shuffled'" in outcome.pairs[0].reason
+
+
+def test_a_comparison_s_folder_is_judged_by_its_own_rules(tmp_path, capsys):
+    arms = {"plain": arm(0.3), "hints": arm(0.7), "a shuffled": arm(0.7, salt="x")}
+    study = Comparison(arms=arms, control="a shuffled", unit="calls").run(folder=tmp_path, quiet=True)
+    assert main(["compare", str(tmp_path), "--json"]) == 0
+    assert Outcome.from_json(json.loads(capsys.readouterr().out)) == study
+    assert main(["compare", str(tmp_path), "--json", "--baseline", "hints"]) == 0
+    assert json.loads(capsys.readouterr().out)["baseline"] == "hints"
