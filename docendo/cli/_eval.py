@@ -16,7 +16,7 @@ import typer
 from docendo.errors import ConfigError, DataError, ResumeError
 
 #: Arguments of `tasks` that have options of their own.
-RESERVED = ("source", "train", "dev", "test", "seed", "columns")
+RESERVED = ("source", "train", "dev", "test", "seed", "columns", "scorer")
 _PACKAGES = ("docendo", "torch", "transformers", "peft", "reasoning-gym")
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
-from docendo.errors import DataError, UserError
+from docendo.errors import DataError, InfrastructureError, UserError
 from docendo.evals.harness._replies import Done, Reply, Said, failure_of
 from docendo.hashing import digest
 from docendo.records import Item, PublicItem, SamplingParams
@@ -62,6 +62,11 @@ class FunctionAsker:
                     reply = self._reply(await cast(Awaitable[Any], self._function(item.public)))
                 except UserError:
                     raise
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    reply = Reply(failure=failure_of(InfrastructureError("the call was cancelled")))
                 except Exception as error:
                     reply = Reply(failure=failure_of(error))
             done(item, reply.replace(seconds=time.monotonic() - start))

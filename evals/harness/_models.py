@@ -6,12 +6,12 @@ import math
 import queue
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from docendo.agents._turns import turn_traces
-from docendo.errors import ConfigError, UserError
+from docendo.errors import ConfigError, InfrastructureError, UserError
 from docendo.evals.harness._replies import Done, Reply, Said, failure_of
 from docendo.hashing import derive_seed, digest
 from docendo.records import (
@@ -83,7 +83,7 @@ class ModelAsker(ABC, Generic[_Answer]):
 
     def _settle(self, item: Item, running: dict[str, list[Future[_Answer]]], done: Done) -> None:
         futures = running.pop(item.id)
-        errors = [error for future in futures if (error := future.exception()) is not None]
+        errors = [error for future in futures if (error := _error(future)) is not None]
         for error in errors:
             if isinstance(error, UserError) or not isinstance(error, Exception):
                 raise error
@@ -107,6 +107,13 @@ class ModelAsker(ABC, Generic[_Answer]):
 
     @abstractmethod
     def _reply(self, item: Item, answers: list[_Answer]) -> Reply: ...
+
+
+def _error(future: Future[Any]) -> BaseException | None:
+    try:
+        return future.exception()
+    except CancelledError:  # by somebody else: nobody here has
+        return InfrastructureError("the request was cancelled; evaluate again")
 
 
 def _when_all(futures: Sequence[Future[Any]], call: Any) -> None:
@@ -155,7 +162,11 @@ class GenerateAsker(ModelAsker[Result]):
     def key(self, item: Item) -> str | None:
         request = self._request(item)
         prompt, sampling = plain(request.prompt), request.sampling.to_json()
-        return digest("evaluate", self.model, self.adapter, prompt, sampling)
+        parts = ("evaluate", self.model, self.adapter, prompt, sampling)
+        if request.sampling.seed is None and not request.sampling.greedy:
+            # Drawn anew each time: an answer belongs to this item of this evaluation alone.
+            return digest(*parts, self.name, item.id)
+        return digest(*parts)
 
     def _submit(self, item: Item) -> list[Future[Result]]:
         return [self.agent.engine.submit(self._request(item))]

@@ -1,5 +1,6 @@
 """Several samples, bare engines, kept folders and costs of an evaluation."""
 
+import asyncio
 import json
 import math
 import shutil
@@ -325,3 +326,28 @@ def test_a_scorer_that_returns_no_score_is_the_task_s_failure(said):
     result = evaluate(lambda item: "1", ITEMS, scorer=Own(), quiet=True)
     assert result.failed == 6
     assert result.records[0].failure.startswith("task: ")
+
+
+def test_what_is_drawn_without_a_seed_belongs_to_one_evaluation(tmp_path):
+    answers = iter(range(100))
+    student = Student(ScriptedEngine(lambda request: str(next(answers))))
+    unseeded = SamplingParams(temperature=1.0)
+    same = [make_item("What?", 1, task=str(n)) for n in range(2)]
+    first = run(student, same, sampling=unseeded, folder=tmp_path, name="one")
+    second = run(student, same, sampling=unseeded, folder=tmp_path, name="two")
+    again = run(student, same, sampling=unseeded, folder=tmp_path, name="one")
+    assert [record.text for record in first.records + second.records] == ["0", "1", "2", "3"]
+    assert again.records == first.records
+
+
+def test_a_call_that_was_cancelled_by_somebody_is_a_failure_of_the_machine():
+    async def answer(item):
+        if item.id == ITEMS[2].id:
+            raise asyncio.CancelledError
+        return "1"
+
+    result = run(answer)
+    assert (result.failed, result.records[2].failure) == (
+        1,
+        "infrastructure: InfrastructureError: the call was cancelled",
+    )
