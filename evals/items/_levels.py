@@ -24,6 +24,9 @@ def level_settings(name: str, level: int | None, levels: Mapping[str, int] | Non
         >>> level_settings("chain_sum", 1, {"num_digits": 0})
         {'min_terms': 2, 'max_terms': 3, 'min_digits': 1, 'max_digits': 1}
     """
+    given: object = levels
+    if not (given is None or isinstance(given, Mapping)):
+        raise ConfigError(f"levels is {given!r}", expected='levels of attributes, such as {"num_terms": 2}')
     if level is None and not levels:
         return {}
     curriculum = _curriculum(name)

@@ -82,12 +82,16 @@ def _raw(name: str, row: Mapping[str, Any], columns: Mapping[str, Any], where: s
 
 def _question(row: Mapping[str, Any], column: str, where: str) -> str:
     if "{" in column:
-        fields = [field for _, field, _, _ in string.Formatter().parse(column) if field]
+        try:
+            parts = list(string.Formatter().parse(column))
+        except ValueError as error:
+            raise ConfigError(
+                f"the question's template is {column!r} ({error})",
+                expected="columns in braces, and {{ }} for braces that are meant",
+            ) from None
+        fields = [field for _, field, _, _ in parts if field]
         values = {field: _cell(row, field, "question", where) for field in fields}
-        text = "".join(
-            literal + (str(values[field]) if field else "")
-            for literal, field, _, _ in string.Formatter().parse(column)
-        )
+        text = "".join(literal + (str(values[field]) if field else "") for literal, field, _, _ in parts)
     else:
         text = _cell(row, column, "question", where)
     if not isinstance(text, str) or not text.strip():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from docendo.checks import is_count
 from docendo.errors import ConfigError, DataError
 from docendo.evals.statistics._checks import (
     are_binary,
@@ -174,6 +175,8 @@ def paired_bootstrap(
     first, second = pairs(before, after)
     values, counts = np.unique(second - first, return_counts=True)
     n = len(first)
+    if not is_count(seed) or seed < 0:
+        raise ConfigError(f"seed is {seed!r}", expected="a whole number, 0 or more")
     generator = np.random.default_rng(seed)
     chunk = max(1, _CELLS // len(values))
     means = np.concatenate(

@@ -265,3 +265,12 @@ def test_baselines_are_those_of_the_items():
     assert set(found) == {"a", "b"}
     for name, numbers in found.items():
         assert numbers == evals.baselines([i for i in parts if i.public.metadata["stratum"] == name])
+
+
+def test_a_template_that_is_none_and_levels_that_are_none(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path)
+    with pytest.raises(ConfigError, match=r"the question's template is '\{q'"):
+        tasks(str(path), test=1, columns={**COLUMNS, "question": "{q"})
+    with pytest.raises(ConfigError, match="levels is 3; expected levels of attributes"):
+        tasks("reasoning_gym:chain_sum", test=1, levels=3)
