@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from docendo.distill._adapter import Adapter
-    from docendo.distill._batches import Encoded, batch_order, encode, pack
-    from docendo.distill._config import TrainConfig
-    from docendo.distill._dataset import sft_dataset
-    from docendo.distill._train import train
-    from docendo.distill._trainer import ObjectiveTrainer
+    from docendo.distill.adapters._adapter import Adapter
+    from docendo.distill.datasets._sft import sft_dataset
+    from docendo.distill.training._batches import Encoded, batch_order, encode, pack
+    from docendo.distill.training._config import TrainConfig
+    from docendo.distill.training._train import train
+    from docendo.distill.training._trainer import ObjectiveTrainer
 
 __all__ = [
     "Adapter",
@@ -33,14 +33,14 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "Adapter": "docendo.distill._adapter",
-        "Encoded": "docendo.distill._batches",
-        "ObjectiveTrainer": "docendo.distill._trainer",
-        "TrainConfig": "docendo.distill._config",
-        "batch_order": "docendo.distill._batches",
-        "encode": "docendo.distill._batches",
-        "pack": "docendo.distill._batches",
-        "sft_dataset": "docendo.distill._dataset",
-        "train": "docendo.distill._train",
+        "Adapter": "docendo.distill.adapters._adapter",
+        "Encoded": "docendo.distill.training._batches",
+        "ObjectiveTrainer": "docendo.distill.training._trainer",
+        "TrainConfig": "docendo.distill.training._config",
+        "batch_order": "docendo.distill.training._batches",
+        "encode": "docendo.distill.training._batches",
+        "pack": "docendo.distill.training._batches",
+        "sft_dataset": "docendo.distill.datasets._sft",
+        "train": "docendo.distill.training._train",
     },
 )

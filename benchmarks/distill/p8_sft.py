@@ -22,8 +22,9 @@ from trl import SFTConfig, SFTTrainer
 
 from docendo.agents import models
 from docendo.distill import Encoded, ObjectiveTrainer, TrainConfig, encode
-from docendo.distill._kernels import speed_up
-from docendo.distill._train import _arguments, _load
+from docendo.distill.training._job import training_arguments
+from docendo.distill.training._kernels import speed_up
+from docendo.distill.training._models import load_peft
 
 WORDS = (
     "the",
@@ -91,7 +92,7 @@ class Clock(TrainerCallback):
 def docendo_trainer(model: Any, examples: list[Encoded], config: TrainConfig, folder: str) -> Any:
     """As `docendo.distill.train` makes it."""
     speed_up(model)
-    settings = _arguments(config, config.max_steps, folder)
+    settings = training_arguments(config, config.max_steps, folder)
     return ObjectiveTrainer(model, settings, train_dataset=examples)
 
 
@@ -127,7 +128,7 @@ def run(arm: str, source: Any, examples: list[Encoded], tokenizer: Any, *, steps
     """Trains one arm; returns its rates and the loss of the untrained model on 16 fixed examples."""
     config = TrainConfig(max_steps=steps, seed=seed, dtype="bfloat16", warmup_ratio=0.0)
     torch.manual_seed(0)
-    model = _load(source, config, None)
+    model = load_peft(source, config, None)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         if arm == "trl":

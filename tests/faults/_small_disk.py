@@ -311,12 +311,12 @@ def measure(
         yield from (read_only_run_points if read_only else run_points)(disk, points)
         return
     made = saves()
-    from docendo.distill import _train
+    from docendo.distill.training import _job
 
-    usual = _train.new_directory
-    _train.new_directory = in_place if what == "unsafe save" else usual
+    usual = _job.new_directory
+    _job.new_directory = in_place if what == "unsafe save" else usual
     yield from save_points(disk, points, made, read_only=read_only)
-    _train.new_directory = usual
+    _job.new_directory = usual
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docendo.agents import models, tiny_model
 from docendo.distill import Adapter, Encoded, ObjectiveTrainer, TrainConfig, encode, train
-from docendo.distill._kernels import LinearCrossEntropy, RmsNorm, SwiGlu, speed_up
-from docendo.distill._train import _arguments
+from docendo.distill.training._job import training_arguments
+from docendo.distill.training._kernels import LinearCrossEntropy, RmsNorm, SwiGlu, speed_up
 from docendo.errors import AdapterError, ConfigError, DataError, IntegrityError, ModelFailure, SilentNoOp
 
 # peft 0.21 reads a property that transformers 5 has renamed.
@@ -58,7 +58,7 @@ def run(folder: Path, scratch: Path, config: TrainConfig, *, fast: bool = True, 
     model = lora_model(folder)
     if fast:
         assert speed_up(model) == {"lora": 14, "norm": 5, "swiglu": 2}
-    arguments = _arguments(config, config.max_steps, str(scratch))
+    arguments = training_arguments(config, config.max_steps, str(scratch))
     trainer = ObjectiveTrainer(model, arguments, train_dataset=examples_of(folder), **options)
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], model, trainer
@@ -136,7 +136,7 @@ def test_loss_is_the_weighted_mean_over_completion_tokens(tiny_model_dir: Path, 
         Encoded(prompt=(5, 6, 7), completion=(8, 9), weight=2.0),
         Encoded(prompt=(5, 6), completion=(9, 4, 4), weight=0.5),
     ]
-    trainer = ObjectiveTrainer(model, _arguments(QUICK, 1, str(tmp_path)), train_dataset=examples)
+    trainer = ObjectiveTrainer(model, training_arguments(QUICK, 1, str(tmp_path)), train_dataset=examples)
     total = weight = 0.0
     for example in examples:
         with torch.no_grad():
@@ -204,7 +204,7 @@ def test_modules_that_are_not_plain_stay_as_they_are(tiny_model_dir: Path) -> No
 def test_dropout_turns_prefix_sharing_off(tiny_model_dir: Path, tmp_path: Path) -> None:
     model = lora_model(tiny_model_dir, lora_dropout=0.5)
     trainer = ObjectiveTrainer(
-        model, _arguments(QUICK, 1, str(tmp_path)), train_dataset=examples_of(tiny_model_dir)
+        model, training_arguments(QUICK, 1, str(tmp_path)), train_dataset=examples_of(tiny_model_dir)
     )
     examples = examples_of(tiny_model_dir)
     assert trainer.collate(examples)["input_ids"].numel() == sum(map(len, examples))

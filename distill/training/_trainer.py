@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from docendo.distill import _attention
-from docendo.distill._batches import BucketSampler, Encoded, pack, pad
-from docendo.distill._kernels import LinearCrossEntropy
+from docendo.distill.training import _attention
+from docendo.distill.training._batches import BucketSampler, Encoded, pack, pad
+from docendo.distill.training._kernels import LinearCrossEntropy
 
 
 class ObjectiveTrainer(Trainer):

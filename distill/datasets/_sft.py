@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from docendo.distill._lineage import record_dataset
+from docendo.distill.datasets._lineage import record_dataset
 from docendo.errors import ConfigError, DataError, LeakError
 from docendo.evals import normalise
 from docendo.hashing import digest

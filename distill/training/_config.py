@@ -105,6 +105,13 @@ class TrainConfig(Record):
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=expected)
 
+    def total_steps(self, examples: int) -> int:
+        """Number of optimiser steps for that many examples."""
+        if self.max_steps > 0:
+            return self.max_steps
+        batches = math.ceil(examples / self.per_device_train_batch_size)
+        return math.ceil(self.num_train_epochs * math.ceil(batches / self.gradient_accumulation_steps))
+
     def warmup_steps(self, total: int) -> int:
         """Number of warm-up steps among `total`; never all, because the first has a rate of 0."""
         return min(math.ceil(self.warmup_ratio * total), total - 1)

@@ -8,12 +8,17 @@ from typing import Any
 from docendo.hashing import digest
 from docendo.memory import Artifacts, Database
 
-_LEARNT = ("prompt", "completion", "item", "weight")
+_ORIGIN = ("trace", "traces", "posts")
 
 
 def data_digest(rows: Iterable[Mapping[str, Any]]) -> str:
     """The digest of what rows teach; where they come from is no part of it."""
-    return digest([[row.get(key) for key in _LEARNT] for row in rows])
+    return digest(
+        [
+            [[key, row[key]] for key in sorted(row) if key not in _ORIGIN and row[key] is not None]
+            for row in rows
+        ]
+    )
 
 
 def origins(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

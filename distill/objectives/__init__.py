@@ -1,0 +1,1 @@
+"""What is minimised: losses over labels, paths and hidden states, which can be added up."""

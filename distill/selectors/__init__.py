@@ -1,0 +1,1 @@
+"""Which rows to learn from: each selector scores rows, and has a shuffled control."""

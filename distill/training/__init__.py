@@ -1,0 +1,1 @@
+"""From rows to weights: batches, trainers, checkpoints, and the check that something was learnt."""

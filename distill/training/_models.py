@@ -1,0 +1,138 @@
+"""The frozen base with its trainable adapter: loading, seeding, and writing what PEFT loads again."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from docendo.agents._engine import best_dtype
+from docendo.distill.adapters._adapter import SETTINGS, WEIGHTS, Adapter
+from docendo.distill.training._config import TrainConfig
+from docendo.errors import AdapterError, ModelNotFound, SilentNoOp
+
+
+def load_base(source: Path, config: TrainConfig) -> Any:
+    """The frozen base model in the precision of the settings."""
+    dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(config.dtype) or best_dtype()
+    with quiet_libraries():
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelNotFound(f"cannot load {source}: {str(error).splitlines()[0]}") from error
+
+
+def load_peft(source: Path, config: TrainConfig, older: Adapter | None) -> Any:
+    """The frozen base with one trainable adapter called "default"."""
+    base = load_base(source, config)
+    with quiet_libraries():
+        if older is not None:
+            try:
+                return PeftModel.from_pretrained(base, str(older.path), is_trainable=True)
+            except SafetensorError as error:
+                raise AdapterError(
+                    f"{older.path / WEIGHTS} holds no safetensors ({error})", remedy="train it again"
+                ) from error
+        modules = (
+            config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+        )
+        settings = LoraConfig(
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=modules,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            return get_peft_model(base, settings)
+        except ValueError as error:
+            raise AdapterError(
+                f"target_modules {modules!r} match no layer of {source.name}", remedy="use 'all-linear'"
+            ) from error
+
+
+def save_peft(model: Any, folder: Path, base_name: str) -> None:
+    """Writes the PEFT files and reads the weights back."""
+    expected = {key: value.clone() for key, value in snapshot(model).items()}
+    # The recorded base is a name, never a path of this machine.
+    model.peft_config["default"].base_model_name_or_path = base_name
+    try:
+        with quiet_libraries():
+            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(f"{WEIGHTS}: {error}") from error
+    found = load_file(folder / WEIGHTS)
+    kept = {key.replace(".default.weight", ".weight"): value for key, value in expected.items()}
+    if found.keys() != kept.keys() or not all(torch.equal(found[key], kept[key]) for key in kept):
+        raise SilentNoOp(
+            f"The weights written to {WEIGHTS} are not the trained ones; check the version of peft."
+        )
+
+
+def snapshot(model: Any) -> dict[str, Any]:
+    return {key: p.detach().clone() for key, p in model.named_parameters() if p.requires_grad}
+
+
+def require_shape(older: Adapter, config: TrainConfig) -> None:
+    settings = json.loads((older.path / SETTINGS).read_text(encoding="utf-8"))
+    for ours, theirs in (("lora_r", "r"), ("lora_alpha", "lora_alpha")):
+        if settings.get(theirs) != getattr(config, ours):
+            raise AdapterError(
+                f"parent {older.name!r} has {ours} {settings.get(theirs)}",
+                expected=f"{getattr(config, ours)} as in the settings",
+                remedy=f"set {ours}={settings.get(theirs)}",
+            )
+
+
+def base_name(model: str | Path) -> str:
+    path = Path(model)
+    return path.name if path.is_dir() else str(model)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators inside and restores them, because Transformers seeds them anyway."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps progress bars and deprecation notes of the libraries off the user's terminal."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
