@@ -24,6 +24,7 @@ _MENDED = (
 #: `1 2` is not 3 and `101_2` is not 101, whatever the parser says.
 _MISREAD = re.compile(r"\d\s+\d|\d\s*_")
 _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s,.'-]+[^\W\d_]+)*[.!]?")
+_NAME = re.compile(r"\\[A-Za-z]+|[^\W\d_]")
 
 
 def words(text: str) -> str:
@@ -44,6 +45,27 @@ def is_words(text: str) -> bool:
         (True, False, False)
     """
     return bool(_WORDS.fullmatch(words(text)))
+
+
+def is_letters(text: str) -> bool:
+    """Whether a text is several letters and nothing else: a word, or a product of one-letter names.
+
+    Example:
+        >>> is_letters("no"), is_letters("x"), is_letters("x y")
+        (True, False, False)
+    """
+    return len(words(text)) > 1 and words(text).isalpha()
+
+
+def differ_in_case(first: str, second: str) -> bool:
+    r"""Whether a name is in one text only as a capital, and in the other one not: the parser takes A for a.
+
+    Example:
+        >>> differ_in_case("A+b", "a+b"), differ_in_case(r"\pi r^2", r"r^2 \pi")
+        (True, False)
+    """
+    left, right = set(_NAME.findall(first)), set(_NAME.findall(second))
+    return bool({name.casefold() for name in left - right} & {name.casefold() for name in right - left})
 
 
 def read(text: str) -> Any | None:

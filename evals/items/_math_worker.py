@@ -12,7 +12,7 @@ import resource
 import sys
 from typing import Any
 
-from docendo.evals.items._math_read import is_words, read, words
+from docendo.evals.items._math_read import differ_in_case, is_letters, is_words, read, words
 
 #: Bytes of address space.
 _MEMORY = 2 << 30
@@ -20,24 +20,40 @@ _MEMORY = 2 << 30
 _MORE_DIGITS = 30
 
 
+class UnreadableReference(ValueError):
+    """The reference answer is no mathematics, so nothing can be compared with it."""
+
+
 def same(gold: str, answer: str) -> bool:
     """Whether two texts are the same mathematics, or the same words.
 
     Raises:
-        ValueError: if the reference cannot be read.
+        UnreadableReference: if the reference cannot be read.
     """
     from docendo.evals.items._math_equal import equal
 
     if words(gold) == words(answer):
         return True
-    if is_words(gold) or is_words(answer):
+    if is_words(gold) or is_words(answer) or (is_letters(gold) and is_letters(answer)):
         return words(gold).casefold() == words(answer).casefold()
-    first = read(gold)
-    if first is None:
-        raise ValueError(f"the reference {gold[:60]!r} cannot be read as mathematics")
+    first = _reference(gold)
     second = read(answer)
     digits = len(gold) + len(answer) + _MORE_DIGITS
-    return second is not None and equal(first, second, digits=digits, seed=f"{gold}\n{answer}")
+    return (
+        second is not None
+        and not differ_in_case(gold, answer)
+        and equal(first, second, digits=digits, seed=f"{gold}\n{answer}")
+    )
+
+
+def _reference(gold: str) -> Any:
+    try:
+        found = read(gold)
+    except Exception as error:  # the parser raises of everything
+        raise UnreadableReference(gold) from error
+    if found is None:
+        raise UnreadableReference(gold)
+    return found
 
 
 def main() -> None:
@@ -50,6 +66,8 @@ def main() -> None:
         said: dict[str, Any]
         try:
             said = {"same": same(*json.loads(line))}
+        except UnreadableReference as error:
+            said = {"reference": f"the reference {str(error)[:60]!r} cannot be read as mathematics"}
         except MemoryError:
             said = {"error": "it needs more memory than is allowed"}
         except Exception as error:  # the libraries raise of everything

@@ -1,14 +1,16 @@
 """Answers that are compared as mathematics."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from docendo.errors import ConfigError, InfrastructureError
-from docendo.evals import MathScorer, make_item
+from docendo.errors import ConfigError, InfrastructureError, TaskFailure
+from docendo.evals import MathScorer, evaluate, make_item
 from docendo.evals.items import _math
 
 SCORER = MathScorer()
@@ -52,6 +54,9 @@ def correct(gold, answer):
         (r"\begin{pmatrix}0.5\\2\end{pmatrix}", r"\begin{pmatrix}\frac12\\2\end{pmatrix}"),
         (r"\text{no solution}", "No solution"),
         ("12", "So it is 12 in all."),
+        ("no", r"\boxed{\text{No}}"),
+        ("xy", r"\boxed{y \cdot x}"),
+        ("A+B", "B+A"),
     ],
 )
 def test_what_is_equal_as_mathematics_is_right(gold, answer):
@@ -103,6 +108,10 @@ def test_what_is_equal_as_mathematics_is_right(gold, answer):
         ("12", ""),
         ("12", r"\boxed{}"),
         ("12", "__import__('os').getpid()"),
+        ("no", "on"),
+        ("A", "a"),
+        ("A+B", "a+b"),
+        (r"\Delta", r"\delta"),
     ],
 )
 def test_what_is_only_near_is_wrong(gold, answer):
@@ -153,6 +162,79 @@ def test_an_interrupted_comparison_does_not_answer_the_next_question(monkeypatch
     assert correct("x+1", "1+x")
 
 
+def end_on(monkeypatch, number, *, times):
+    """Lets a signal end the process as soon as it is asked, so many times."""
+    send, left = _math._send, [None] * times
+
+    def ending(process, gold, answer):
+        if left and gold != "1":
+            left.pop()
+            process.send_signal(signal.SIGSTOP)
+            process.send_signal(number)
+            process.wait()
+        send(process, gold, answer)
+
+    monkeypatch.setattr(_math, "_send", ending)
+
+
+def test_a_process_that_somebody_ended_is_asked_once_more(monkeypatch):
+    end_on(monkeypatch, signal.SIGKILL, times=1)
+    assert correct("x+1", "1+x")
+    end_on(monkeypatch, signal.SIGKILL, times=1)
+    assert not correct("x+1", "x+2")
+
+
+def test_a_process_that_is_ended_again_and_again_is_the_machine_s_failure(monkeypatch):
+    end_on(monkeypatch, signal.SIGKILL, times=2)
+    item = make_item("What is it?", "x+1")
+    result = evaluate(lambda asked: "1+x", [item], scorer=SCORER, quiet=True)
+    assert result.records[0].correct is None
+    assert result.records[0].failure.startswith(
+        "infrastructure: InfrastructureError: the process that compares"
+    )
+
+
+def test_an_answer_that_makes_the_process_crash_is_wrong(monkeypatch):
+    end_on(monkeypatch, signal.SIGABRT, times=2)
+    score = SCORER.score(make_item("What is it?", "x+1"), "x+3")
+    assert (score.correct, score.failure) == (False, "comparing it crashes")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_compares_can_score():
+    assert correct("x+1", "1+x")
+    _math._WORKER._process.send_signal(signal.SIGSTOP)
+    thread = threading.Thread(target=correct, args=("x+1", "1+x"))
+    thread.start()
+    while not _math._WORKER._lock.locked():
+        time.sleep(0.001)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # ends a child that waits for ever
+        os._exit(0 if correct("x+2", "2+x") and not correct("x+2", "x+1") else 1)
+    _math._WORKER._process.send_signal(signal.SIGCONT)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert correct("x+1", "1+x")
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("Answer: B", True),
+        (r"\boxed{\text{B}}", True),
+        ("Answer: (B)", True),
+        ("Answer: on", True),
+        ("Answer: no", False),
+        ("Answer: b", False),
+        ("B*1", False),
+    ],
+)
+def test_choices_are_compared_as_text(answer, right):
+    item = make_item("Which is a preposition?", "B", choices=["no", "on"])
+    assert SCORER.score(item, answer).correct is right
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_compares_in_a_process_of_its_own():
@@ -197,11 +279,19 @@ def test_a_hint_that_states_the_answer_leaks():
     assert not SCORER.leaks(item, "Divide both by two.")
 
 
-def test_a_gold_that_is_no_mathematics_is_a_failure_of_scoring():
-    score = SCORER.score(make_item("What is it?", "$"), "7")
-    assert not score.correct
-    assert score.failure
+@pytest.mark.parametrize("gold", ["$", "?", r"\text{}", r"\begin{cases} a"])
+def test_a_gold_that_is_no_mathematics_is_the_task_s_failure(gold):
+    item = make_item("What is it?", gold)
+    with pytest.raises(TaskFailure, match="cannot be read as mathematics"):
+        SCORER.score(item, "7")
+    result = evaluate(lambda asked: "7", [item], scorer=SCORER, quiet=True)
+    assert result.records[0].correct is None
+    assert result.records[0].failure.startswith("task: ")
+
+
+def test_what_cannot_be_scored_at_all_is_refused():
     with pytest.raises(ConfigError, match="has no reference answer"):
         SCORER.score(make_item("What is it?", None), "7")
-    with pytest.raises(ConfigError, match="seconds is 0"):
-        MathScorer(seconds=0)
+    for seconds in (0, 1e300):
+        with pytest.raises(ConfigError, match="seconds is"):
+            MathScorer(seconds=seconds)
