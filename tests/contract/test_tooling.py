@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("agents", "distill", "evals", "graphs", "memory")
 MEMORY = ("board", "memories", "requests", "runs", "storage")
 EVALS = ("items", "statistics", "metrics", "harness", "comparison", "interop", "reports")
+DISTILL = ("adapters", "datasets", "objectives", "recipes", "rounds", "selectors", "training")
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,6 +41,7 @@ def tree(tmp_path: Path) -> Path:
         *ROOMS,
         *(f"memory/{part}" for part in MEMORY),
         *(f"evals/{part}" for part in EVALS),
+        *(f"distill/{part}" for part in DISTILL),
         "docendo",
     ):
         (tmp_path / name).mkdir()
@@ -79,6 +81,8 @@ def test_an_upward_import_is_found(tree: Path) -> None:
         ("memory.requests", "memory.runs"),
         ("evals.statistics", "evals.metrics"),
         ("evals.harness", "evals.comparison"),
+        ("distill.datasets", "distill.training"),
+        ("distill.adapters", "distill.rounds"),
     )
     for lower, upper in wrong:
         (tree / lower.replace(".", "/") / "_up.py").write_text(f'"""Wrong."""\n\nimport docendo.{upper}\n')
