@@ -1,8 +1,8 @@
 """The command line. `main` is the console command `docendo`.
 
 A command's module is imported when the command is used, so `docendo --help` needs neither torch nor
-transformers. Each module `docendo/cli/_<name>.py` exposes either `app`, a `typer.Typer` with
-sub-commands, or `command`, a function.
+transformers. Each module `docendo/cli/_<name>.py` (of `lm-eval`: `_lm_eval.py`) exposes either `app`, a
+`typer.Typer` with sub-commands, or `command`, a function.
 
 Exit codes: 0 done; 1 a failure of a model or of the machine; 2 wrong input or configuration, or a file or
 folder that cannot be read or written;
@@ -32,7 +32,7 @@ _COMMANDS = {
     "eval": "Measure a model on a task.",
     "compare": "Compare evaluations of the same items.",
     "report": "Show evaluations on one page.",
-    "lm_eval": "Run lm-eval on this engine.",
+    "lm-eval": "Run lm-eval on this engine.",
     "distill": "Train a LoRA adapter from verified traces.",
     "board": "Show, follow, search, verify and export a blackboard.",
     "work": "Answer the requests of a board in a process of its own.",
@@ -52,7 +52,7 @@ class _LazyGroup(TyperGroup):
 
 def _load(name: str) -> Any:
     """Imports one command and returns it in click's form."""
-    module_name = f"{__name__}._{name}"
+    module_name = f"{__name__}._{name.replace('-', '_')}"
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

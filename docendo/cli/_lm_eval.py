@@ -1,4 +1,4 @@
-"""`docendo lm_eval`: lm-eval's own command line, which has no other way to learn of a model."""
+"""`docendo lm-eval`: lm-eval's own command line, which has no other way to learn of a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-app = typer.Typer(name="lm_eval", add_completion=False)
+app = typer.Typer(name="lm-eval", add_completion=False)
 
 
 @app.command(
@@ -20,10 +20,10 @@ app = typer.Typer(name="lm_eval", add_completion=False)
 def command(context: typer.Context) -> None:
     """Run lm-eval's command line; `--model docendo` is the default.
 
-    All arguments are lm-eval's, which `docendo lm_eval run --help` explains. Of its model_args, `pretrained`
+    All arguments are lm-eval's, which `docendo lm-eval run --help` explains. Of its model_args, `pretrained`
     is a model's name and `adapter` a LoRA folder; DocendoLM explains the others.
 
-    Example: docendo lm_eval --model_args pretrained=smollm2-135m-instruct --tasks arc_easy --limit 100
+    Example: docendo lm-eval --model_args pretrained=smollm2-135m-instruct --tasks arc_easy --limit 100
     """
     from docendo.evals import DocendoLM  # registers the model
 

@@ -31,23 +31,35 @@ def list_tasks(as_json: _Json = False) -> None:
         )
 
 
-@app.command(epilog="Example: docendo tasks show chain_sum --set level=2 --set compact=true")
+@app.command(epilog="Example: docendo tasks show chain_sum --level 2 --compact")
 def show(
     name: Annotated[str, typer.Argument(help="Name of a generator.")],
+    level: Annotated[int | None, typer.Option(help="Level of difficulty, from 0.")] = None,
+    levels: Annotated[
+        list[str] | None, typer.Option(help="Level of one attribute, such as num_terms=2; repeatable.")
+    ] = None,
+    compact: Annotated[bool, typer.Option(help="Show questions in their shortest form.")] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting such as max_terms=3 or level=2; repeatable.")
+        list[str] | None, typer.Option("--set", help="Setting such as max_terms=3; repeatable.")
     ] = None,
     count: Annotated[int, typer.Option(help="Number of example questions.")] = 2,
     seed: Annotated[int, typer.Option(help="Which questions.")] = 0,
     as_json: _Json = False,
 ) -> None:
     """Show a generator's settings, its levels, and training questions with their answers."""
-    from docendo.cli._eval import parse_settings
+    from docendo.cli._eval import RESERVED_LEVELS, level_arguments, parse_settings
     from docendo.evals import task_info, tasks
     from docendo.evals.items._tasks import reference
 
     info = task_info(name)
-    task = tasks(f"reasoning_gym:{name}", train=count, test=0, seed=seed, **parse_settings(settings or []))
+    task = tasks(
+        f"reasoning_gym:{name}",
+        train=count,
+        test=0,
+        seed=seed,
+        **parse_settings(settings or [], reserved=RESERVED_LEVELS),
+        **level_arguments(level, levels, compact=compact),
+    )
     shown = [
         {"question": item.public.question, "answer": reference(item) or "(can only be verified)"}
         for item in task.train

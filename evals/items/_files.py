@@ -105,6 +105,8 @@ def _object(line: str, where: str) -> Mapping[str, Any]:
             expected="one object",
             remedy="mend or remove the line",
         ) from error
+    except ValueError as error:  # Python reads no number of more than 4300 digits
+        raise DataError(f"{where}: a number of too many digits", expected="it as text") from error
     except RecursionError as error:
         raise DataError(f"{where}: nested too deeply", expected="one object") from error
     if not isinstance(row, Mapping):

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from docendo.checks import is_number
 from docendo.errors import ConfigError, DataError
+from docendo.evals.items._given import checked_choices, require_text, written
 from docendo.evals.items._leaks import leaks_number, leaks_text
 from docendo.evals.items._numbers import number, numbers, show
 from docendo.hashing import digest
@@ -78,29 +78,24 @@ def make_item(
         choices: The choices of a multiple-choice question.
 
     Raises:
-        DataError: if the question or answer is empty, or the answer is none of the choices.
+        DataError: if something is empty, of another type or no Unicode, two choices are equal, or none of
+            them is the answer.
 
     Example:
         >>> item = make_item("What is 2 + 2?", 4)
         >>> item.gold, ExactScorer().score(item, "2 + 2 = 4").correct
         (<gold>, True)
     """
-    if not isinstance(question, str):
-        raise DataError(f"question is {question!r}", expected="text")
+    require_text(question, "question")
     if not question.strip():
         raise DataError("question is empty", expected="text")
+    require_text(task, "task")
     if split not in get_args(Split):
         raise DataError(f"split is {split!r}", expected=f"one of {', '.join(get_args(Split))}")
-    if isinstance(choices, str):
-        raise DataError(f"choices is the text {choices!r}", expected="a sequence of texts")
-    if not (answer is None or isinstance(answer, str) or is_number(answer)):
-        raise DataError(f"answer is {answer!r}", expected="text or a finite number")
-    text = None if answer is None else str(answer).strip()
-    if text == "":
-        raise DataError("answer is empty", expected="text or a number")
+    text = written(answer)
+    if len(checked_choices(choices, question)) > len(LETTERS):
+        raise DataError(f"choices has {len(choices)} entries", expected=f"at most {len(LETTERS)}")
     if choices:
-        if len(choices) > len(LETTERS):
-            raise DataError(f"choices has {len(choices)} entries", expected=f"at most {len(LETTERS)}")
         question = question.rstrip() + _lettered(choices)
     public = PublicItem(
         id=item_id(task, question), question=question, task=task, split=split, choices=tuple(choices)

@@ -13,6 +13,7 @@ from typing import Any
 
 from docendo.errors import ConfigError, DataError
 from docendo.evals.items._files import READERS, dataset_rows
+from docendo.evals.items._given import short
 from docendo.evals.items._gym import gym_source, plain
 from docendo.evals.items._raw import Source
 from docendo.evals.items._table import Columns, resolved, table_source
@@ -32,6 +33,9 @@ def open_source(source: str, columns: Columns | None, config: Mapping[str, Any],
         config: Settings of a generator, or of `datasets.load_dataset`.
         **manner: `level`, `levels` and `compact`, of a generator.
     """
+    given_source: object = source
+    if not isinstance(given_source, str):
+        raise DataError(f"task source is {short(source)}", expected=_EXPECTED)
     kind, colon, rest = source.partition(":")
     if kind == "reasoning_gym" and colon:
         if columns:

@@ -9,6 +9,7 @@ from typing import Any
 
 from docendo.errors import ConfigError, DataError
 from docendo.evals.items._files import Row
+from docendo.evals.items._given import require_text
 from docendo.evals.items._raw import Raw, Source
 from docendo.evals.items._scorer import LETTERS, make_item
 from docendo.hashing import digest
@@ -67,15 +68,17 @@ def _raw(name: str, row: Mapping[str, Any], columns: Mapping[str, Any], where: s
     question = _question(row, columns["question"], where)
     choices = _texts(row, columns["choices"], "choices", where)
     answer = _answer(row, columns, choices, where, places=places)
-    try:
-        item = make_item(question, answer, task=name, choices=choices)
-    except DataError as error:
-        raise DataError(f"{where}: {error.seen}", expected=error.expected) from error
     facts = {
         ("source_id" if key == "id" else key): str(_cell(row, columns[key], key, where))
         for key in _FACTS
         if key in columns
     }
+    try:
+        item = make_item(question, answer, task=name, choices=choices)
+        for key, fact in facts.items():
+            require_text(fact, key.removeprefix("source_"))
+    except DataError as error:
+        raise DataError(f"{where}: {error.seen}", expected=error.expected) from error
     public = replace(item.public, metadata={**item.public.metadata, **facts})
     return Raw(item=replace(item, public=public), where=where)
 

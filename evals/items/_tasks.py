@@ -8,6 +8,7 @@ from typing import Any
 
 from docendo.checks import is_count
 from docendo.errors import ConfigError, DataError, LeakError
+from docendo.evals.items._given import short
 from docendo.evals.items._raw import Raw, Source
 from docendo.evals.items._scorer import ExactScorer, normalise
 from docendo.evals.items._sources import open_source
@@ -151,9 +152,15 @@ def tasks(
             expected="at least one item",
             remedy="raise one, such as test=200",
         )
+    if not is_count(seed):
+        raise ConfigError(f"seed is {short(seed)}", expected="a whole number")
+    if not isinstance(compact, bool):
+        raise ConfigError(f"compact is {short(compact)}", expected="True or False")
+    scorer = ExactScorer() if scorer is None else scorer
+    if not isinstance(scorer, Scorer):
+        raise ConfigError(f"scorer is {short(scorer)}", expected="a Scorer, such as MathScorer()")
     opened = open_source(source, columns, config, level=level, levels=levels, compact=compact)
     parts = _split(opened, wanted, seed)
-    scorer = ExactScorer() if scorer is None else scorer
     items = {
         name: tuple(replace(raw.item, public=replace(raw.item.public, split=name)) for raw in raws)
         for name, raws in parts.items()
@@ -183,7 +190,9 @@ def _split(source: Source, wanted: Mapping[Split, int], seed: int) -> dict[Split
         raise DataError(
             f"task source {source.name!r} holds no question",
             expected="at least one",
-            remedy='add lines such as {"question": .., "answer": ..}',
+            remedy="give it other settings"
+            if source.endless
+            else 'add lines such as {"question": .., "answer": ..}',
         )
     if len(found) < total:
         raise DataError(

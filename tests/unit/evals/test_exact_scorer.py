@@ -104,6 +104,35 @@ def test_empty_fields_are_refused(question, answer):
         make_item(question, answer)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"answer": 3, "choices": [3, 4]}, "a choice is 3; expected text"),
+        ({"answer": "A", "choices": [None, "x"]}, "a choice is None; expected text"),
+        ({"answer": "A", "choices": 3}, "choices is 3; expected a sequence of texts"),
+        ({"answer": "A", "choices": {"x": 1, "y": 2}}, "choices is {'x': 1, 'y': 2}; expected a sequence"),
+        ({"answer": "A", "choices": ["x", "x"]}, "'x', 'x'; expected each once"),
+        ({"answer": "A", "choices": ["x", "\ud800"]}, "a choice has half a character"),
+        ({"answer": 10**5000}, "answer is a number of too many digits"),
+        ({"answer": [10**5000]}, "answer is a list that cannot be shown"),
+        ({"answer": float("nan")}, "answer is nan"),
+        ({"answer": "\ud800"}, "answer has half a character"),
+        ({"answer": 1, "task": 3}, "task is 3; expected text"),
+    ],
+)
+def test_what_no_item_can_be_made_of_is_one_clear_line(given, message):
+    with pytest.raises(DataError) as error:
+        make_item("Which?", **given)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_answer_of_many_digits_is_compared_digit_by_digit():
+    item = make_item("How many?", 10**400)
+    assert SCORER.score(item, f"Answer: {10**400}").correct
+    assert not SCORER.score(item, f"Answer: {10**400 + 1}").correct
+
+
 def judged(judge, text="a"):
     return Item(public=PublicItem(id="1", question="Find one."), gold=Gold(Answer(text=text, judge=judge)))
 

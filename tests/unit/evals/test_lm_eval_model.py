@@ -298,10 +298,10 @@ def test_the_command_hands_over_to_lm_eval(monkeypatch: pytest.MonkeyPatch) -> N
     seen: list[list[str]] = []
     monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: seen.append(list(sys.argv)))
     before = list(sys.argv)
-    assert main(["lm_eval", "--model_args", "pretrained=x", "--tasks", "words"]) == 0
-    assert main(["lm_eval", "--model", "hf", "--tasks", "words"]) == 0
-    assert main(["lm_eval", "ls", "tasks"]) == 0
-    assert main(["lm_eval", "run", "--help"]) == 0
+    assert main(["lm-eval", "--model_args", "pretrained=x", "--tasks", "words"]) == 0
+    assert main(["lm-eval", "--model", "hf", "--tasks", "words"]) == 0
+    assert main(["lm-eval", "ls", "tasks"]) == 0
+    assert main(["lm-eval", "run", "--help"]) == 0
     assert [argv[1:] for argv in seen] == [
         ["--model_args", "pretrained=x", "--tasks", "words", "--model", "docendo"],
         ["--model", "hf", "--tasks", "words"],

@@ -141,6 +141,12 @@ def test_items_without_a_reference_answer_can_be_scored_but_not_shown():
         ("a.jsonl", {"columns": {"input": "q"}}, ConfigError, "columns has the key 'input'"),
         ("reasoning_gym:chain_sum", {"test": 0}, DataError, "are all 0"),
         ("reasoning_gym:chain_sum", {"test": -1}, ConfigError, "test is -1"),
+        ("reasoning_gym:chain_sum", {"seed": None}, ConfigError, "seed is None"),
+        ("reasoning_gym:chain_sum", {"seed": "a"}, ConfigError, "seed is 'a'"),
+        ("reasoning_gym:chain_sum", {"compact": "false"}, ConfigError, "compact is 'false'"),
+        ("reasoning_gym:chain_sum", {"scorer": "math"}, ConfigError, "scorer is 'math'; expected a Scorer"),
+        ("reasoning_gym:chain_sum", {"min_terms": 2.5, "max_terms": 3}, DataError, "give it other settings"),
+        (3, {}, DataError, "task source is 3; expected"),
     ],
 )
 def test_a_wrong_source_or_setting_is_one_clear_line(source, config, error, message):
@@ -256,6 +262,26 @@ def test_a_bad_line_is_named_with_file_line_and_field(tmp_path, line, message):
     path.write_text('{"question": "good", "answer": 1}\n' + line + "\n")
     with pytest.raises(DataError, match="bad.jsonl, " + message):
         tasks(str(path), test=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "a\\ud800", "answer": 1}', r"question has half a character at 1, '\\ud800'"),
+        ('{"question": "a", "answer": "\\ud800"}', "answer has half a character at 0"),
+        ('{"question": "a", "answer": ' + "9" * 5000 + "}", "a number of too many digits"),
+        ('{"question": "a", "answer": "1", "id": "\\ud800"}', "id has half a character"),
+        (
+            '{"question": "Which?", "answer": "C", "choices": ["x", " x ", "y"]}',
+            "the choices of 'Which.' are 'x', ' x ', 'y'; expected each once, and not 'x' twice",
+        ),
+    ],
+)
+def test_what_no_item_can_hold_is_named_with_its_line(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    columns = {"id": "id"} if '"id"' in line else None
+    with pytest.raises(DataError, match=f"a.jsonl, line 1: {message}"):
+        tasks(str(tmp_path / "a.jsonl"), test=1, columns=columns)
 
 
 def test_files_that_cannot_be_tasks(tmp_path):
