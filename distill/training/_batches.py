@@ -17,6 +17,7 @@ import torch
 
 from docendo.agents._templates import completion_ids, prompt_ids
 from docendo.checks import is_number
+from docendo.distill.training._spans import learnt, plain, spans
 from docendo.errors import DataError, SilentNoOp
 from docendo.hashing import derive_seed
 
@@ -27,13 +28,27 @@ class Encoded:
 
     Attributes:
         prompt: Ids of the rendered prompt, up to where the assistant starts to write.
-        completion: Ids of the answer and of the token that ends the turn.
-        weight: Weight of each completion token in the loss.
+        completion: Ids of the answer and of the token that ends the turn; in a conversation also of what
+            stands between the answers.
+        weight: Weight of each learnt token in the loss.
+        mask: For each token of `completion` whether it is learnt, or None if all are.
+
+    Raises:
+        DataError: if `mask` has another length than `completion`.
     """
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
     weight: float = 1.0
+    mask: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that mask and completion agree."""
+        if self.mask is not None and len(self.mask) != len(self.completion):
+            raise DataError(
+                f"the mask has {len(self.mask)} entries for {len(self.completion)} tokens",
+                expected="one for each token of the completion",
+            )
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -45,8 +60,9 @@ def encode(
     """Tokenises rows exactly as the engine serves them.
 
     Args:
-        rows: Rows with `prompt` (chat messages or text), `completion` (one assistant message or text)
-            and optionally `weight`.
+        rows: Rows with `prompt` (chat messages or text), `completion` (text, one assistant message, or a
+            conversation), and optionally `weight` and `tools`. Of a conversation the assistant's messages
+            are learnt, but for those with `"learn": false`; everything else is context.
         tokenizer: The base model's tokenizer.
         max_length: Longer examples are left out: cut ones would teach to stop mid-sentence.
 
@@ -54,37 +70,14 @@ def encode(
         The examples, and how many were left out.
 
     Raises:
-        DataError: if a row has no prompt or completion, or nothing is left.
+        DataError: if a row has no prompt or completion, nothing is left, or the model's chat template
+            rewrites earlier turns of a conversation.
         SilentNoOp: if an example has no token to learn from.
     """
     examples: list[Encoded] = []
     seen = 0
     for seen, row in enumerate(rows, start=1):
-        try:
-            prompt, completion = row["prompt"], row["completion"]
-            text = completion if isinstance(completion, str) else completion[-1]["content"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise DataError(
-                f"row {seen - 1} of the dataset lacks {error}", expected="columns 'prompt' and 'completion'"
-            ) from None
-        if not isinstance(prompt, Sequence) or not isinstance(text, str):
-            raise DataError(
-                f"row {seen - 1} has the prompt {prompt!r} and the completion {text!r}"[:200],
-                expected="chat messages or text",
-            )
-        weight = row.get("weight", 1.0)
-        if not is_number(weight) or weight < 0:
-            raise DataError(
-                f"row {seen - 1} has the weight {weight!r}", expected="a finite number, 0 or more"
-            )
-        tokens = tuple(completion_ids(tokenizer, text)) if text.strip() else ()
-        if not tokens:
-            raise SilentNoOp(
-                f"Row {seen - 1} of the dataset has no completion token to learn from; remove it."
-            )
-        example = Encoded(
-            prompt=tuple(prompt_ids(tokenizer, prompt)), completion=tokens, weight=float(weight)
-        )
+        example = _encode_row(row, tokenizer, seen - 1)
         if len(example) <= max_length:
             examples.append(example)
     if not examples:
@@ -96,6 +89,38 @@ def encode(
     if not any(example.weight for example in examples):
         raise SilentNoOp("Every example has the weight 0, so training would change nothing.")
     return examples, seen - len(examples)
+
+
+def _encode_row(row: Mapping[str, Any], tokenizer: Any, index: int) -> Encoded:
+    try:
+        prompt, completion = row["prompt"], row["completion"]
+        text = completion if isinstance(completion, str) else completion[-1]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(
+            f"row {index} of the dataset lacks {error}", expected="columns 'prompt' and 'completion'"
+        ) from None
+    if not isinstance(prompt, Sequence) or not isinstance(text, str):
+        raise DataError(
+            f"row {index} has the prompt {prompt!r} and the completion {text!r}"[:200],
+            expected="chat messages or text",
+        )
+    weight = row.get("weight", 1.0)
+    if not is_number(weight) or weight < 0:
+        raise DataError(f"row {index} has the weight {weight!r}", expected="a finite number, 0 or more")
+    tools = plain(row.get("tools") or ())
+    mask: tuple[bool, ...] | None = None
+    chat = bool(prompt) and isinstance(prompt[0], Mapping)
+    if isinstance(completion, str) or (not chat and len(completion) == 1 and learnt(completion[0])):
+        ids = tuple(completion_ids(tokenizer, text)) if text.strip() else ()
+        start = tuple(prompt_ids(tokenizer, plain(prompt), tools))
+    else:
+        if not chat:
+            raise DataError(f"row {index} has a conversation after a text", expected="a prompt of messages")
+        start, ids, mask = spans(tokenizer, prompt, completion, tools, where=f"row {index}")
+        mask = None if all(mask) else mask
+    if not ids:
+        raise SilentNoOp(f"Row {index} of the dataset has no completion token to learn from; remove it.")
+    return Encoded(prompt=start, completion=ids, weight=float(weight), mask=mask)
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
