@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from docendo.checks import is_count
-from docendo.errors import ConfigError, DataError, UserError
+from docendo.errors import ConfigError, UserError
+from docendo.evals.harness._arguments import folder_of, items_of, require_settings, scorer_of
+from docendo.evals.harness._keeping import JournalLike, Keeper
 from docendo.evals.harness._records import EvalRecord, Sample
 from docendo.evals.harness._replies import Asker, Reply, Said, failure_of
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.harness._subjects import Manner, Method, asker_of
-from docendo.evals.items._baselines import baselines
+from docendo.evals.items._baselines import baselines, strata_baselines
 from docendo.evals.items._tasks import Task
 from docendo.progress import Progress, progress
-from docendo.records import Item, SamplingParams
+from docendo.records import Item, SamplingParams, Trace
 from docendo.scoring import Score, Scorer, scored
-
-if TYPE_CHECKING:
-    from docendo.memory import TraceStore
-
-
-class JournalLike(Protocol):
-    """What resuming needs of `docendo.memory.Journal`."""
-
-    def get(self, key: str) -> Mapping[str, Any] | None:
-        """Returns what was stored under the key, or None."""
-
-    def put(self, key: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Stores a value unless the key has one; returns what is stored."""
 
 
 def evaluate(
@@ -89,114 +75,63 @@ def evaluate(
         >>> print(evaluate(lambda item: "4", items, scorer=ExactScorer(), name="fours", quiet=True))
         fours: 50.0 % (1/2, 95 % interval 9.5 % to 90.5 %), majority answer 50.0 %
     """
-    asked = items.test if isinstance(items, Task) else tuple(items)
-    scorer = _scorer(items, scorer)
-    _check(asked, samples=samples, concurrency=concurrency)
-    place = None if folder is None else Path(folder)
+    asked, task = items_of(items)
+    scorer = scorer_of(items, scorer)
+    require_settings(name=name, samples=samples, concurrency=concurrency, sampling=sampling)
     how = Manner(
         name=name,
         sampling=sampling,
         samples=samples,
         method=method,
         concurrency=concurrency,
-        folder=place,
+        folder=folder_of(folder),
     )
     # Before anything is opened: what cannot be asked leaves nothing behind.
     asker = asker_of(subject, asked, how)
     start = time.monotonic()
-    with _kept(place, journal) as (kept, traces):
-        replies = _replies(asker, asked, kept, traces, label=name or "evaluate", quiet=quiet)
+    with Keeper.open(how.folder, journal) as keeper:
+        replies = _replies(asker, asked, keeper, label=name or "evaluate", quiet=quiet)
     majority, chance = baselines(asked)
     result = EvalResult(
         name=name,
-        task=asked[0].public.task,
+        task=task,
         scorer=scorer.name,
         records=tuple(_record(item, replies[item.id], scorer) for item in asked),
         majority=majority,
         chance=chance,
+        baselines=strata_baselines(asked),
         model=asker.model,
         adapter=asker.adapter,
         sampling=asker.sampling.to_json() if asker.sampling else {},
         seconds=time.monotonic() - start,
     )
-    if place is not None:
-        result.save(place)
+    if how.folder is not None:
+        result.save(how.folder)
     return result
 
 
-def _scorer(items: Task | Iterable[Item], scorer: Scorer | None) -> Scorer:
-    if scorer is not None:
-        return scorer
-    if isinstance(items, Task):
-        return items.scorer
-    raise ConfigError("items were given without a scorer", remedy="pass scorer=task.scorer, or the task")
-
-
-def _check(items: tuple[Item, ...], *, samples: int, concurrency: int) -> None:
-    if not items:
-        raise DataError("there is no item to evaluate", expected="at least one")
-    for entry in items:
-        given: object = entry
-        if not isinstance(given, Item):
-            raise DataError(f"an item is {given!r}", expected="items, as from evals.tasks or evals.make_item")
-    item, count = Counter(item.id for item in items).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"item {item} occurs {count} times", expected="each item once")
-    if not is_count(samples) or samples < 1:
-        raise ConfigError(f"samples is {samples!r}", expected="1 or more")
-    if concurrency < 1:
-        raise ConfigError(f"concurrency is {concurrency}", expected="1 or more")
-
-
-@contextmanager
-def _kept(
-    folder: Path | None, journal: JournalLike | None
-) -> Iterator[tuple[JournalLike | None, TraceStore | None]]:
-    """Where answers and turns are kept."""
-    if folder is None:
-        yield journal, None
-        return
-    if journal is not None:
-        raise ConfigError("journal and folder were both given", remedy="pass one of them")
-    from docendo.memory import DATABASE, Journal, TraceStore
-
-    with Journal.open(folder / DATABASE) as own:
-        yield own, TraceStore(own.database)
-
-
 def _replies(
-    asker: Asker,
-    items: Sequence[Item],
-    journal: JournalLike | None,
-    traces: TraceStore | None,
-    *,
-    label: str,
-    quiet: bool,
+    asker: Asker, items: Sequence[Item], keeper: Keeper, *, label: str, quiet: bool
 ) -> dict[str, Reply]:
-    """The reply to each item: from the journal where it is there, else from the subject."""
-    keys = {item.id: asker.key(item) if journal is not None else None for item in items}
-    if journal is not None and keys[items[0].id] is None:
+    """The reply to each item: the one that is kept, else the subject's."""
+    keys = {item.id: asker.key(item) if keeper.keeps else None for item in items}
+    if keeper.keeps and keys[items[0].id] is None:
         raise ConfigError("answers are to be kept, but there is no name to find them by", remedy="pass name=")
-    replies: dict[str, Reply] = {}
-    for item in items:
-        key = keys[item.id]
-        stored = journal.get(key) if journal is not None and key is not None else None
-        if stored is not None:
-            replies[item.id] = Reply.from_json(stored)
+    replies = {item.id: kept for item in items if (kept := keeper.get(keys[item.id])) is not None}
     with progress(label, len(items), quiet=quiet) as bar:
         _advance(bar, len(replies))
 
-        def done(item: Item, reply: Reply) -> None:
-            key = keys[item.id]
-            if journal is not None and key is not None and reply.failure is None:
-                # A failure is not kept: the next call tries the item again.
-                reply = Reply.from_json(journal.put(key, reply.to_json()))
-            replies[item.id] = reply
+        def done(item: Item, reply: Reply, turns: Sequence[Trace] = ()) -> None:
+            replies[item.id] = keeper.put(keys[item.id], reply, turns)
             _advance(bar, 1)
 
         missing = [item for item in items if item.id not in replies]
         if missing:
-            asker.ask(missing, done, traces)
+            asker.ask(missing, done, keeper.database)
+    refusals = [reply.refusal for reply in replies.values() if reply.refusal is not None]
+    if len(refusals) == len(items):
+        # No item is at fault if all are refused.
+        raise refusals[0]
     return replies
 
 

@@ -6,12 +6,14 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from docendo.errors import DataError, InfrastructureError, UserError
-from docendo.evals.harness._replies import Done, Reply, Said, failure_of
+from docendo.errors import DataError, InfrastructureError
+from docendo.evals.harness._replies import Done, Reply, Said, refused
 from docendo.hashing import digest
 from docendo.records import Item, PublicItem, SamplingParams
+
+_Said = TypeVar("_Said")
 
 
 class FunctionAsker:
@@ -34,59 +36,79 @@ class FunctionAsker:
         parts = ("evaluate", "function", self._name, item.id, item.public.question)
         return digest(*parts) if self._samples == 1 else digest(*parts, self._samples)
 
-    def ask(self, items: Sequence[Item], done: Done, traces: object) -> None:
+    def ask(self, items: Sequence[Item], done: Done, database: object) -> None:
         """Calls the function for every item."""
         function = self._function
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-            from docendo.graphs._nodes import blocking
 
-            blocking(self._ask_async(items, done))
+            async def call(item: Item) -> Any:
+                return await cast(Awaitable[Any], function(item.public))
+
+            ask_async(call, self._read, items, done, concurrency=self._concurrency)
             return
         for item in items:
             start = time.monotonic()
             try:
-                reply = self._reply(function(item.public))
-            except UserError:
-                raise
+                said = function(item.public)
             except Exception as error:
-                reply = Reply(failure=failure_of(error))
+                reply = refused(error)
+            else:
+                reply = self._read(said)
             done(item, reply.replace(seconds=time.monotonic() - start))
 
-    async def _ask_async(self, items: Sequence[Item], done: Done) -> None:
-        gate = asyncio.Semaphore(self._concurrency)
+    def _read(self, said: Any) -> Reply:
+        if isinstance(said, str):
+            said = [said]
+        if not isinstance(said, Sequence) or not all(isinstance(text, str) for text in said):
+            raise DataError(f"the subject returned a {type(said).__name__}", expected="the answer as text")
+        if len(said) != self._samples:
+            raise DataError(
+                f"the subject returned {len(said)} texts",
+                expected=f"{self._samples}: a list of as many texts as samples= says",
+            )
+        return Reply(samples=tuple(Said(text=text) for text in said))
 
-        async def one(item: Item) -> None:
-            async with gate:
-                start = time.monotonic()
-                try:
-                    reply = self._reply(await cast(Awaitable[Any], self._function(item.public)))
-                except UserError:
+
+def ask_async(
+    call: Callable[[Item], Awaitable[_Said]],
+    read: Callable[[_Said], Reply],
+    items: Sequence[Item],
+    done: Done,
+    *,
+    concurrency: int,
+) -> None:
+    """Calls an async function for every item, several at a time; an error that it raises fails its item.
+
+    Raises:
+        UserError: if `read` finds no reply in what was returned, or an error is no item's own; the other
+            calls are cancelled.
+    """
+    from docendo.graphs._nodes import blocking
+
+    async def one(item: Item, gate: asyncio.Semaphore) -> None:
+        async with gate:
+            start = time.monotonic()
+            try:
+                said = await call(item)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
                     raise
-                except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if task is None or task.cancelling():
-                        raise
-                    reply = Reply(failure=failure_of(InfrastructureError("the call was cancelled")))
-                except Exception as error:
-                    reply = Reply(failure=failure_of(error))
-            done(item, reply.replace(seconds=time.monotonic() - start))
+                reply = refused(InfrastructureError("the call was cancelled"))
+            except Exception as error:
+                reply = refused(error)
+            else:
+                reply = read(said)
+        done(item, reply.replace(seconds=reply.seconds or time.monotonic() - start))
 
+    async def every() -> None:
+        gate = asyncio.Semaphore(concurrency)
         try:
             async with asyncio.TaskGroup() as group:
                 for item in items:
-                    group.create_task(one(item))
+                    group.create_task(one(item, gate))
         except BaseExceptionGroup as errors:
             # The first error stands for all: it has cancelled the others.
             raise errors.exceptions[0] from None
 
-    def _reply(self, value: Any) -> Reply:
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, Sequence) or not all(isinstance(text, str) for text in value):
-            raise DataError(f"the subject returned a {type(value).__name__}", expected="the answer as text")
-        if len(value) != self._samples:
-            raise DataError(
-                f"the subject returned {len(value)} texts",
-                expected=f"{self._samples}: a list of as many texts as samples= says",
-            )
-        return Reply(samples=tuple(Said(text=text) for text in value))
+    blocking(every())

@@ -1,139 +1,127 @@
-"""Asking graphs: `docendo.run` over the items, in parts, with their turns kept where a folder is given."""
+"""Asking graphs: each item is one invocation, whose calls and turns are kept in the evaluation's database."""
 
 from __future__ import annotations
 
 import itertools
-import tempfile
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from docendo.errors import ConfigError, DocendoError, UserError, blame
-from docendo.evals.harness._replies import Done, Reply, Said, reason_of
+from docendo.agents import RunContext
+from docendo.agents._context import Turn
+from docendo.errors import ConfigError, DataError
+from docendo.evals.harness._functions import ask_async
+from docendo.evals.harness._replies import Done, Reply, Said
+from docendo.graphs._nodes import description
 from docendo.hashing import digest
 from docendo.records import Item, SamplingParams, Trace, Usage
 
-# Items of a graph that are run together, as a multiple of the concurrency.
-_PART = 4
+if TYPE_CHECKING:
+    from docendo.memory import Database
 
 
 class GraphAsker:
-    """Runs a compiled graph over the items; the answer is its final state's `answer`.
+    """Invokes a compiled graph for every item; the answer is its final state's `answer`.
 
-    In parts, so that the journal has most answers when the process dies. The parts and their names depend on
-    the whole list of items alone, so that a resumed evaluation goes on with the runs it had begun.
+    An item that is asked again finds the calls that an earlier process had finished in the journal. Their
+    seeds depend on the item alone, not on how many others there are or run at a time.
     """
 
     sampling: SamplingParams | None = None
     model = ""
     adapter: str | None = None
 
-    def __init__(
-        self, graph: Any, items: Sequence[Item], *, name: str, concurrency: int, folder: Path | None
-    ) -> None:
+    def __init__(self, graph: Any, items: Sequence[Item], *, name: str, concurrency: int) -> None:
         self._graph, self._items, self._name = graph, items, name
-        self._concurrency, self._folder = concurrency, folder
+        self._concurrency = concurrency
 
     def key(self, item: Item) -> str | None:
         """By the name of the evaluation: a graph has no fingerprint."""
         return digest("evaluate", "graph", self._name, item.id, item.public.question) if self._name else None
 
-    def ask(self, items: Sequence[Item], done: Done, traces: object) -> None:
-        """Runs each part of which an item is missing; runs keep their turns themselves."""
-        missing = {item.id for item in items}
-        kept = self._folder is not None
-        place = nullcontext(self._folder) if kept else tempfile.TemporaryDirectory(prefix="docendo-evaluate-")
-        # By the evaluation's name and size of parts: another graph, or other parts, has runs of its own.
-        mark = "part-" + digest("part", self._name, self._concurrency, [item.id for item in self._items])[:8]
-        with place as folder:
-            size = _PART * self._concurrency
-            for start in range(0, len(self._items), size):
-                part = self._items[start : start + size]
-                if missing & {item.id for item in part}:
-                    replies = self._run(part, f"{mark}-{start // size:04d}", Path(str(folder)))
-                    for item in part:
-                        if item.id in missing:
-                            done(item, replies[item.id])
+    def ask(self, items: Sequence[Item], done: Done, database: Database | None) -> None:
+        """Invokes the graph for every item; without a database its turns are kept in memory meanwhile."""
+        from docendo.memory import Database
 
-    def _run(self, part: Sequence[Item], name: str, folder: Path) -> dict[str, Reply]:
-        """The replies of a part. What failed in an earlier process is tried again, under another name."""
-        replies: dict[str, Reply] = {}
-        for attempt in itertools.count():
-            where = f"{name}-{attempt}"
-            old = (folder / where / "summary.json").exists()
-            replies.update(self._attempt(part, where, folder))
-            part = [item for item in part if replies[item.id].failure is not None]
-            if not old or not part:
-                break
-        return replies
-
-    def _attempt(self, part: Sequence[Item], name: str, folder: Path) -> dict[str, Reply]:
-        from docendo.graphs import run
-
-        began = time.monotonic()
-        finished = run(
-            _Patient(self._graph),
-            part,
-            name=name,
-            folder=folder,
-            resume=(folder / name).exists(),
-            concurrency=self._concurrency,
-            quiet=True,
-        )
-        with finished:
-            outcomes, turns = finished.outcomes, _by_item(finished.traces())
-        seconds = (time.monotonic() - began) / len(part)
-        return {item.id: _reply(outcomes.get(item.id, {}), turns.get(item.id, []), seconds) for item in part}
+        with nullcontext(database) if database is not None else Database.open("sqlite://") as kept:
+            runs = _Runs(self._graph, self._items, kept, name=self._name or "evaluate")
+            ask_async(runs.invoke, _reply, items, done, concurrency=self._concurrency)
 
 
-class _Patient:
-    """A graph of which an item ends alone, whatever it fails of: in a run, the machine's failure ends all."""
+class _Noted(RunContext):
+    """A run that notes which turns each item has had in this process."""
 
-    def __init__(self, graph: Any) -> None:
-        self._graph = graph
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.noted: dict[str, set[str]] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._graph, name)
+    async def ask(self, agent: Any, item: str, *args: Any, **options: Any) -> Turn:
+        turn = await super().ask(agent, item, *args, **options)
+        self.noted.setdefault(item, set()).update(turn.traces)
+        return turn
 
-    async def ainvoke(self, *args: Any, **options: Any) -> Any:
+
+class _Runs:
+    """The runs in which items are tried: in the last that an earlier process began, else in the first."""
+
+    def __init__(self, graph: Any, items: Sequence[Item], database: Database, *, name: str) -> None:
+        self._graph, self._items, self._database, self._name = graph, items, database, name
+        self._contexts: dict[int, _Noted] = {}
+        self._began: dict[int, set[str]] = {}
+
+    async def invoke(self, item: Item) -> tuple[Mapping[str, Any], list[Trace]]:
+        """The final state of the graph for an item, and the turns that led to it."""
+        begun = next(run for run in itertools.count() if item.id not in self._items_of(run))
         try:
-            return await self._graph.ainvoke(*args, **options)
-        except UserError:
-            raise
-        except Exception as error:
-            raise _Ended(error) from error
+            return await self._invoke(max(begun - 1, 0), item)
+        except DataError:
+            if not begun:
+                raise
+        # A turn of the earlier process has another text, as that of a graph which was changed since.
+        return await self._invoke(begun, item)
+
+    async def _invoke(self, run: int, item: Item) -> tuple[Mapping[str, Any], list[Trace]]:
+        context = self._context(run)
+        # A checkpointer must not take it for a thread that it knows.
+        thread = {"configurable": {"thread_id": f"{item.id}@{uuid.uuid4().hex}"}}
+        state = await self._graph.ainvoke({"item": item.id}, thread, context=context)
+        noted = context.noted.get(item.id, ())
+        turns = context.traces.find(run=context.run, item=item.id) if noted else []
+        return state, [turn for turn in turns if turn.id in noted]
+
+    def _items_of(self, run: int) -> set[str]:
+        """The items that earlier processes began in a run."""
+        if run not in self._began:
+            context = self._context(run)
+            self._began[run] = {turn.item for turn in context.traces.find(run=context.run)}
+        return self._began[run]
+
+    def _context(self, run: int) -> _Noted:
+        if run not in self._contexts:
+            name = self._name if run == 0 else f"{self._name}-{run + 1}"
+            graph = str(description(self._graph)["graph"])
+            self._contexts[run] = _Noted(self._items, self._database, run=name, graph=graph)
+        return self._contexts[run]
 
 
-class _Ended(DocendoError):
-    """The end of one item, with the blame that its error had."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(reason_of(error))
-        self.code = blame(error)
-
-
-def _by_item(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
-    turns: dict[str, list[Trace]] = {}
-    for trace in traces:
-        turns.setdefault(trace.item, []).append(trace)
-    return turns
-
-
-def _reply(outcome: Mapping[str, Any], turns: Sequence[Trace], seconds: float) -> Reply:
+def _reply(said: tuple[Mapping[str, Any], list[Trace]]) -> Reply:
+    state, turns = said
+    if "__interrupt__" in state:
+        raise ConfigError(
+            "the graph stopped at an interrupt, which an evaluation cannot answer",
+            remedy="build it without interrupts",
+        )
+    answer = state.get("answer")
+    if not isinstance(answer, str):
+        raise ConfigError("the graph's final state holds no answer", expected='text under the key "answer"')
     usage = Usage()
     for turn in turns:
         usage += turn.usage
-    reply = Reply(
+    return Reply(
+        samples=(Said(text=answer),),
         traces=tuple(turn.id for turn in turns),
         usage=usage,
-        seconds=seconds,
+        seconds=sum(turn.seconds for turn in turns),
         flops=sum(turn.flops for turn in turns),
     )
-    if outcome.get("status") == "failed":
-        return reply.replace(failure=f"{outcome.get('error')}: {outcome.get('message')}")
-    answer = outcome.get("answer")
-    if not isinstance(answer, str):
-        raise ConfigError("the graph's final state holds no answer", expected='text under the key "answer"')
-    return reply.replace(samples=(Said(text=answer),))

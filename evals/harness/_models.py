@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import queue
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from docendo.agents._turns import turn_traces
-from docendo.errors import ConfigError, InfrastructureError, UserError
-from docendo.evals.harness._replies import Done, Reply, Said, failure_of
+from docendo.errors import ConfigError, InfrastructureError, ModelFailure
+from docendo.evals.harness._replies import Done, Reply, Said, refused
 from docendo.hashing import derive_seed, digest
 from docendo.records import (
+    Author,
     Item,
     Message,
     Origin,
@@ -23,10 +24,8 @@ from docendo.records import (
     Result,
     SamplingParams,
     ScoreResult,
+    Trace,
 )
-
-if TYPE_CHECKING:
-    from docendo.memory import TraceStore
 
 _Answer = TypeVar("_Answer", Result, ScoreResult)
 _NODE = "evaluate"
@@ -36,6 +35,8 @@ class Bare:
     """An engine without a role: it is given the question and nothing else."""
 
     role, name, adapter, sampling = "model", "model", None, SamplingParams()
+
+    author = Author(agent="model", role="model")
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -51,26 +52,24 @@ class ModelAsker(ABC, Generic[_Answer]):
 
     def __init__(self, agent: Any, *, name: str) -> None:
         self.agent, self.name = agent, name
-        self._traces: TraceStore | None = None
         self.sampling: SamplingParams | None = None
         self.model: str = agent.engine.fingerprint
         self.adapter: str | None = agent.engine.adapter_hash(agent.adapter) if agent.adapter else None
 
-    def ask(self, items: Sequence[Item], done: Done, traces: TraceStore | None) -> None:
+    def ask(self, items: Sequence[Item], done: Done, database: object) -> None:
         """Reports each reply as soon as it is there, also while later items are still being submitted."""
-        self._traces = traces
         ended: queue.SimpleQueue[Item] = queue.SimpleQueue()
         running: dict[str, list[Future[_Answer]]] = {}
         try:
             for item in items:
+                futures = running.setdefault(item.id, [])
                 try:
-                    futures = self._submit(item)
-                except UserError:
-                    raise
+                    for future in self._submit(item):
+                        futures.append(future)
                 except Exception as error:
-                    done(item, Reply(failure=failure_of(error)))
+                    _cancel(running.pop(item.id))
+                    done(item, refused(error))
                     continue
-                running[item.id] = futures
                 _when_all(futures, partial(ended.put, item))
                 while not ended.empty():
                     self._settle(ended.get(), running, done)
@@ -78,21 +77,16 @@ class ModelAsker(ABC, Generic[_Answer]):
                 self._settle(ended.get(), running, done)
         finally:
             for futures in running.values():
-                for future in futures:
-                    future.cancel()
+                _cancel(futures)
 
     def _settle(self, item: Item, running: dict[str, list[Future[_Answer]]], done: Done) -> None:
-        futures = running.pop(item.id)
-        errors = [error for future in futures if (error := _error(future)) is not None]
-        for error in errors:
-            if isinstance(error, UserError) or not isinstance(error, Exception):
-                raise error
-        done(
-            item,
-            Reply(failure=failure_of(errors[0]))
-            if errors
-            else self._reply(item, [future.result() for future in futures]),
-        )
+        try:
+            answers = [_outcome(future) for future in running.pop(item.id)]
+            self._require_usable(answers)
+        except Exception as error:
+            done(item, refused(error))
+        else:
+            done(item, *self._reply(item, answers))
 
     def _origin(self, item: Item) -> Origin:
         agent = self.agent
@@ -103,17 +97,28 @@ class ModelAsker(ABC, Generic[_Answer]):
         """By what is asked of which weights, so that a stored answer serves any evaluation."""
 
     @abstractmethod
-    def _submit(self, item: Item) -> list[Future[_Answer]]: ...
+    def _submit(self, item: Item) -> Iterator[Future[_Answer]]:
+        """Submits the requests of an item one after the other."""
 
     @abstractmethod
-    def _reply(self, item: Item, answers: list[_Answer]) -> Reply: ...
+    def _require_usable(self, answers: list[_Answer]) -> None:
+        """Refuses answers that no reply can be made of."""
+
+    @abstractmethod
+    def _reply(self, item: Item, answers: list[_Answer]) -> tuple[Reply, list[Trace]]:
+        """The reply that the answers to the requests make, and the turns to store with it."""
 
 
-def _error(future: Future[Any]) -> BaseException | None:
+def _outcome(future: Future[_Answer]) -> _Answer:
     try:
-        return future.exception()
+        return future.result()
     except CancelledError:  # by somebody else: nobody here has
-        return InfrastructureError("the request was cancelled; evaluate again")
+        raise InfrastructureError("the request was cancelled; evaluate again") from None
+
+
+def _cancel(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _when_all(futures: Sequence[Future[Any]], call: Any) -> None:
@@ -142,8 +147,10 @@ class GenerateAsker(ModelAsker[Result]):
         name: str,
         sampling: SamplingParams | None,
         samples: int,
+        keep_turns: bool,
     ) -> None:
         super().__init__(agent, name=name)
+        self._keep_turns = keep_turns
         self.sampling = (sampling or agent.sampling).replace(n=samples)
         if samples > 1 and self.sampling.greedy:
             raise ConfigError(
@@ -168,25 +175,35 @@ class GenerateAsker(ModelAsker[Result]):
             return digest(*parts, self.name, item.id)
         return digest(*parts)
 
-    def _submit(self, item: Item) -> list[Future[Result]]:
-        return [self.agent.engine.submit(self._request(item))]
+    def _submit(self, item: Item) -> Iterator[Future[Result]]:
+        yield self.agent.engine.submit(self._request(item))
 
-    def _reply(self, item: Item, answers: list[Result]) -> Reply:
+    def _require_usable(self, answers: list[Result]) -> None:
         (result,) = answers
-        return Reply(
+        wanted = cast(SamplingParams, self.sampling).n
+        if len(result.completions) != wanted:
+            raise InfrastructureError(
+                f"the engine returned {len(result.completions)} answers of {wanted}; evaluate again."
+            )
+        if not all(math.isfinite(each) for said in result.completions for each in said.logprobs):
+            raise ModelFailure("a log-probability is NaN or infinite; expected finite numbers")
+
+    def _reply(self, item: Item, answers: list[Result]) -> tuple[Reply, list[Trace]]:
+        (result,) = answers
+        turns = self._turns(item, result) if self._keep_turns else []
+        reply = Reply(
             samples=tuple(
                 Said(text=each.text, confidence=_mean_probability(each.logprobs))
                 for each in result.completions
             ),
-            traces=self._store(item, result),
+            traces=tuple(turn.id for turn in turns),
             usage=result.usage,
             seconds=result.seconds,
             flops=result.flops,
         )
+        return reply, turns
 
-    def _store(self, item: Item, result: Result) -> tuple[str, ...]:
-        if self._traces is None:
-            return ()
+    def _turns(self, item: Item, result: Result) -> list[Trace]:
         request = self._request(item)
         prompt = request.prompt
         messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
@@ -199,8 +216,9 @@ class GenerateAsker(ModelAsker[Result]):
             node=_NODE,
             sampling=request.sampling,
         )
-        self._traces.add(turns)
-        return tuple(turn.id for turn in turns)
+        # What is asked otherwise, such as of another agent, has turns of its own.
+        key = self.key(item)
+        return [turn.replace(id=digest(turn.id, key)[:32]) for turn in turns]
 
 
 def _seeded(sampling: SamplingParams, item: str) -> SamplingParams:

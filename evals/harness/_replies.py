@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from docendo.errors import blame
-from docendo.records import Item, Record, SamplingParams, Usage
+from docendo.errors import ConfigError, DataError, UserError, blame
+from docendo.records import Item, Record, SamplingParams, Trace, Usage
 
 if TYPE_CHECKING:
-    from docendo.memory import TraceStore
+    from docendo.memory import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,7 @@ class Reply(Record):
     Attributes:
         samples: What was said, at least once if there is no failure.
         failure: Why nothing was said, beginning with who is to blame.
+        refusal: The error of an item that was refused, such as one too long for the model; never stored.
         choices: Log-likelihood of each choice, if that is how it was asked.
         traces: Ids of the stored turns.
         usage: Tokens of all requests.
@@ -37,6 +38,7 @@ class Reply(Record):
 
     samples: tuple[Said, ...] = ()
     failure: str | None = None
+    refusal: UserError | None = None
     choices: tuple[float, ...] = ()
     traces: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
@@ -56,8 +58,11 @@ class Reply(Record):
         )
 
 
-#: Told of each reply, on the thread that asks.
-Done = Callable[[Item, Reply], None]
+class Done(Protocol):
+    """Told of each reply, on the thread that asks, with the turns that are still to be stored."""
+
+    def __call__(self, item: Item, reply: Reply, turns: Sequence[Trace] = ()) -> None:
+        """Takes the reply to an item."""
 
 
 class Asker(Protocol):
@@ -70,8 +75,24 @@ class Asker(Protocol):
     def key(self, item: Item) -> str | None:
         """Key of the item's reply in the journal; None if it cannot be resumed."""
 
-    def ask(self, items: Sequence[Item], done: Done, traces: TraceStore | None) -> None:
-        """Asks all items, reports each reply on the calling thread, and stores turns if it can."""
+    def ask(self, items: Sequence[Item], done: Done, database: Database | None) -> None:
+        """Asks all items and reports each reply; `database` is where it stores what it has to."""
+
+
+def refused(error: Exception) -> Reply:
+    """The reply to an item where an error came instead.
+
+    A `ConfigError` or `DataError` may be due to this item alone, such as a prompt that is too long for the
+    model. Whether all items are refused is seen at the end.
+
+    Raises:
+        UserError: the error itself if it is of another kind, such as a missing adapter.
+    """
+    if not isinstance(error, UserError):
+        return Reply(failure=failure_of(error))
+    if not isinstance(error, (ConfigError, DataError)):
+        raise error
+    return Reply(failure=f"task: {reason_of(error)}", refusal=error)
 
 
 def failure_of(error: BaseException) -> str:

@@ -74,6 +74,7 @@ class EvalResult(Measured, Record):
         records: One record for each item, in the order of the items.
         majority: Accuracy of always giving the most frequent gold answer, or None if unknown.
         chance: Accuracy of guessing among the choices, or None without choices.
+        baselines: Majority and chance of each stratum, by its name; empty if unknown.
         model: Fingerprint of the base model, or empty.
         adapter: SHA-256 of the adapter, or None.
         sampling: Decoding settings as JSON.
@@ -86,6 +87,7 @@ class EvalResult(Measured, Record):
     records: tuple[EvalRecord, ...]
     majority: float | None = None
     chance: float | None = None
+    baselines: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     model: str = ""
     adapter: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -140,15 +142,21 @@ class EvalResult(Measured, Record):
 
     @property
     def strata(self) -> dict[str, EvalResult]:
-        """The result of each stratum by its name, in order of first appearance."""
+        """The result of each stratum by its name, in order of first appearance, with its own baselines."""
         parts: dict[str, list[EvalRecord]] = {}
         for record in self.records:
             parts.setdefault(record.stratum, []).append(record)
-        # The baselines are those of the whole.
-        return {
-            name: self.replace(name=name, records=tuple(records), majority=None, chance=None)
-            for name, records in parts.items()
-        }
+        found = {}
+        for name, records in parts.items():
+            majority, chance = self.baselines.get(name, (None, None))
+            found[name] = self.replace(
+                name=name,
+                records=tuple(records),
+                majority=majority,
+                chance=chance,
+                baselines={name: (majority, chance)},
+            )
+        return found
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -173,6 +181,7 @@ class EvalResult(Measured, Record):
             "score_failures": sum(record.score_failure is not None for record in self.records),
             "majority": self.majority,
             "chance": self.chance,
+            "baselines": {name: list(each) for name, each in self.baselines.items()},
             "model": self.model,
             "adapter": self.adapter,
             "sampling": dict(self.sampling),
@@ -217,6 +226,8 @@ class EvalResult(Measured, Record):
             spent = [{}] * len(rows) if facts["format"] == 1 else _costs(folder, rows)
             result = cls(
                 **{key: facts[key] for key in _KEPT},
+                # Not known of results that were stored before.
+                baselines={name: tuple(each) for name, each in facts.get("baselines", {}).items()},
                 records=tuple(
                     EvalRecord.from_json({**row, **cost}) for row, cost in zip(rows, spent, strict=True)
                 ),

@@ -36,6 +36,8 @@ def asker_of(subject: Any, items: Sequence[Item], how: Manner) -> Asker:
     """
     if how.method not in get_args(Method):
         raise ConfigError(f"method is {how.method!r}", expected=f"one of {', '.join(get_args(Method))}")
+    if isinstance(subject, type):
+        raise ConfigError(f"the subject is the class {subject.__name__}", expected="an object of it")
     if hasattr(subject, "submit_score"):
         from docendo.evals.harness._models import Bare
 
@@ -68,7 +70,13 @@ def _of_agent(agent: Any, items: Sequence[Item], how: Manner) -> Asker:
     from docendo.evals.harness._models import GenerateAsker
 
     if how.method == "generate":
-        return GenerateAsker(agent, name=how.name, sampling=how.sampling, samples=how.samples)
+        return GenerateAsker(
+            agent,
+            name=how.name,
+            sampling=how.sampling,
+            samples=how.samples,
+            keep_turns=how.folder is not None,
+        )
     if how.samples > 1 or how.sampling is not None:
         raise ConfigError("samples or sampling was given, but choices are scored, not drawn")
     without = [item.id for item in items if not item.public.choices]
@@ -87,4 +95,4 @@ def _of_graph(graph: Any, items: Sequence[Item], how: Manner) -> Asker:
         raise ConfigError(
             f"samples is {how.samples}, but the subject is a graph", remedy="evaluate it once for each seed"
         )
-    return GraphAsker(graph, items, name=how.name, concurrency=how.concurrency, folder=how.folder)
+    return GraphAsker(graph, items, name=how.name, concurrency=how.concurrency)

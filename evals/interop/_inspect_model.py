@@ -90,11 +90,11 @@ class DocendoAPI(ModelAPI):
             config.max_connections = CONNECTIONS
         super().__init__(model_name=model_name, api_key=api_key, config=config)
         self._owned = engine is None
-        self.engine: EngineProtocol = engine or opened(
-            model_name, dtype=dtype, device=device, max_rows=max_rows
-        )
-        self.engine.capabilities.require(frozenset({"messages"}), engine=self.engine.name, by="inspect_ai")
-        self.adapter = loaded(self.engine, adapter)
+        self.engine: EngineProtocol
+        with opened(model_name, engine, dtype=dtype, device=device, max_rows=max_rows) as self.engine:
+            name, capabilities = self.engine.name, self.engine.capabilities
+            capabilities.require(frozenset({"messages"}), engine=name, by="inspect_ai")
+            self.adapter = loaded(self.engine, adapter)
         # A copy: a fast tokenizer must not be used by two threads, and the engine uses its own.
         self._tokenizer = copy.deepcopy(getattr(self.engine, "tokenizer", None))
         self._tokenizing = threading.Lock()

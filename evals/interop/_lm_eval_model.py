@@ -18,7 +18,7 @@ from docendo.evals.interop._likelihoods import Likelihood, Pair, likelihoods
 from docendo.evals.interop._lm_eval_generation import TextGenerator, name_of
 from docendo.evals.interop._lm_eval_setup import LAST, limit_of, own_tokenizer, render_chat
 from docendo.progress import progress
-from docendo.records import Origin
+from docendo.records import Feature, Origin
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -113,15 +113,14 @@ class DocendoLM(TextGenerator, TemplateLM):
                 "both an engine and pretrained are given" if engine else "no engine is given",
                 expected="an engine, or pretrained=NAME",
             )
-        self.engine: EngineProtocol = engine or opened(
-            str(pretrained), dtype=dtype, device=_device(device), max_rows=max_rows
-        )
-        self.engine.capabilities.require(
-            frozenset({"score", "token_prompts"}), engine=self.engine.name, by="lm-eval"
-        )
-        self.adapter = loaded(self.engine, adapter)
-        self.tokenizer = own_tokenizer(self.engine, tokenizer)
-        self.max_length = limit_of(self.engine, max_length)
+        self.engine: EngineProtocol
+        options = {"dtype": dtype, "device": _device(device), "max_rows": max_rows}
+        with opened(str(pretrained), engine, **options) as self.engine:
+            needs = frozenset[Feature]({"score", "token_prompts"})
+            self.engine.capabilities.require(needs, engine=self.engine.name, by="lm-eval")
+            self.adapter = loaded(self.engine, adapter)
+            self.tokenizer = own_tokenizer(self.engine, tokenizer)
+            self.max_length = limit_of(self.engine, max_length)
         self.max_gen_toks = max_gen_toks
         self.add_bos_token = add_bos_token
         self._prefix_token_id = prefix_token_id

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -288,8 +289,10 @@ def test_the_entry_point_brings_the_provider(tiny_model_dir: Path) -> None:
         assert model.config.max_connections == 128
     with pytest.raises(EngineClosed):
         engine.submit(Request(prompt="a"))
+    running = set(threading.enumerate())
     with pytest.raises(AdapterError):
         get_model(f"docendo/{tiny_model_dir}", memoize=False, adapter="no/such/folder")
+    assert set(threading.enumerate()) <= running  # the engine was closed
     with pytest.raises(ConfigError, match="base_url"):
         get_model(f"docendo/{tiny_model_dir}", memoize=False, base_url="http://127.0.0.1")
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docendo.agents import Engine, ScriptedEngine
-from docendo.errors import CapabilityError, ConfigError, DataError, MissingExtra
+from docendo.errors import AdapterError, CapabilityError, ConfigError, DataError, MissingExtra
 
 # What lm-eval's and its dependencies' own code warns of.
 pytestmark = [
@@ -279,6 +280,17 @@ def test_wrong_set_ups_are_refused(engine: Engine) -> None:
         DocendoLM(engine, max_length=4000)
     with pytest.raises(CapabilityError, match="has no tokenizer at hand; pass tokenizer"):
         DocendoLM(ScriptedEngine(["a"]))
+
+
+def test_an_engine_that_cannot_be_used_is_closed_if_it_was_loaded_here(tiny_model_dir: Path) -> None:
+    from docendo.evals import DocendoLM
+
+    running = set(threading.enumerate())
+    with pytest.raises(AdapterError):
+        DocendoLM(pretrained=str(tiny_model_dir), adapter="no/such/folder")
+    with pytest.raises(ConfigError, match="max_length is 4000"):
+        DocendoLM(pretrained=str(tiny_model_dir), max_length=4000)
+    assert set(threading.enumerate()) <= running
 
 
 def test_without_lm_eval_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
