@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from docendo.evals.items._given import given_items
 from docendo.evals.items._numbers import number
 from docendo.evals.items._tasks import reference
 from docendo.records import Item
@@ -16,11 +17,15 @@ def baselines(items: Sequence[Item]) -> tuple[float | None, float | None]:
     Each is None where it is not known: without reference answers, without choices, without items. Answers
     are counted as the scorer compares them, so 1.0 is 1.
 
+    Raises:
+        DataError: if something is no item.
+
     Example:
         >>> from docendo.evals import make_item
         >>> baselines([make_item(f"Is {n} even?", "no" if n % 3 else "yes") for n in range(6)])
         (0.6666666666666666, None)
     """
+    items = given_items(items)
     if not items:
         return None, None
     golds = [reference(item) for item in items]
@@ -42,7 +47,7 @@ def strata_baselines(items: Sequence[Item]) -> dict[str, tuple[float | None, flo
         {'sums': (1.0, None), 'words': (1.0, None)}
     """
     parts: dict[str, list[Item]] = {}
-    for item in items:
+    for item in given_items(items):
         name = str(item.public.metadata.get("stratum") or item.public.task)
         parts.setdefault(name, []).append(item)
     return {name: baselines(part) for name, part in parts.items()}

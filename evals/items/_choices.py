@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Literal, get_args
 
 from docendo.errors import ConfigError, DataError
+from docendo.evals.items._given import given_items, short
 from docendo.evals.items._scorer import stem
 from docendo.records import Item
 
@@ -25,13 +27,14 @@ def choice_prompts(item: Item, *, gap: str = " ") -> tuple[str, tuple[str, ...]]
         gap: What is between: a space after plain text, nothing after a chat template.
 
     Raises:
-        DataError: if the item has no choices.
+        DataError: if it is no item, or has no choices.
 
     Example:
         >>> from docendo.evals import make_item
         >>> choice_prompts(make_item("Which is red?", "B", choices=["grass", "blood"]))
         ('Which is red?', (' grass', ' blood'))
     """
+    (item,) = given_items((item,), "item")
     if not item.public.choices:
         raise DataError(f"item {item.id} has no choices", expected="an item of multiple choice")
     return stem(item.public), tuple(f"{gap}{choice}" for choice in item.public.choices)
@@ -60,31 +63,45 @@ def pick(
 
     Raises:
         ConfigError: if `norm` is none of these.
-        DataError: if there are no numbers, not as many of each, or one is NaN.
+        DataError: if something is of another type, there are not as many of each, or one is NaN.
 
     Example:
         >>> pick([-4.0, -6.0]), pick([-4.0, -6.0], norm="tokens", tokens=[1, 3])
         (0, 1)
     """
     if norm not in get_args(Norm):
-        raise ConfigError(f"norm is {norm!r}", expected=f"one of {', '.join(get_args(Norm))}")
-    if not logprobs:
+        raise ConfigError(f"norm is {short(norm)}", expected=f"one of {', '.join(get_args(Norm))}")
+    totals = _numbers(logprobs, "logprobs")
+    if not totals:
         raise DataError("there is no choice to pick", expected="at least one log-probability")
+    if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
+        raise DataError(f"choices is {short(choices)}", expected="a sequence of texts")
     scales: dict[str, Sequence[float]] = {
-        "none": [1] * len(logprobs),
+        "none": [1.0] * len(totals),
         "characters": [len(choice) for choice in choices],
         "bytes": [len(choice.encode("utf-8", "surrogatepass")) for choice in choices],
-        "tokens": tokens,
-        "unconditional": unconditional,
+        "tokens": _numbers(tokens, "tokens"),
+        "unconditional": _numbers(unconditional, "unconditional"),
     }
     scale = scales[norm]
-    if len(scale) != len(logprobs):
-        raise DataError(f"there are {len(logprobs)} log-probabilities and {len(scale)} for {norm!r}")
+    if len(scale) != len(totals):
+        raise DataError(f"there are {len(totals)} log-probabilities and {len(scale)} for {norm!r}")
     if norm == "unconditional":
-        judged = [given - alone for given, alone in zip(logprobs, scale, strict=True)]
+        judged = [total - alone for total, alone in zip(totals, scale, strict=True)]
     else:
         # An empty choice has no length; its sum of nothing is what it is.
-        judged = [total / (length or 1) for total, length in zip(logprobs, scale, strict=True)]
+        judged = [total / (length or 1) for total, length in zip(totals, scale, strict=True)]
     if any(math.isnan(value) for value in judged):
         raise DataError("a log-probability is NaN, or infinite without the question", expected="numbers")
     return max(range(len(judged)), key=judged.__getitem__)
+
+
+def _numbers(values: object, name: str) -> list[float]:
+    found = list(values) if isinstance(values, Iterable) else [None]
+    try:
+        numbers = [float(value) for value in found if isinstance(value, Real)]
+    except OverflowError:
+        numbers = []
+    if len(numbers) < len(found):
+        raise DataError(f"{name} is {short(values)}", expected="a sequence of numbers")
+    return numbers

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from docendo.checks import is_count, is_number
 from docendo.errors import DataError
+from docendo.records import Item
 
 
 def require_text(value: object, name: str) -> None:
@@ -22,6 +23,21 @@ def require_text(value: object, name: str) -> None:
         raise DataError(
             f"{name} has half a character at {error.start}, {value[error.start]!r}", expected="Unicode text"
         ) from None
+
+
+def given_items(items: object, name: str = "items") -> tuple[Item, ...]:
+    """Items as a tuple.
+
+    Raises:
+        DataError: if they are no items.
+    """
+    if not isinstance(items, Iterable) or isinstance(items, (str, bytes)):
+        raise DataError(f"{name} is {short(items)}", expected="items, as from tasks or make_item")
+    found = tuple(items)
+    for each in found:
+        if not isinstance(each, Item):
+            raise DataError(f"{name} holds {short(each)}", expected="items, as from tasks or make_item")
+    return found
 
 
 def short(value: object) -> str:

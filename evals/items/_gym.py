@@ -10,6 +10,7 @@ from typing import Any
 
 from docendo.errors import ConfigError, DataError
 from docendo.evals.items._compact import compact_form, require_compact
+from docendo.evals.items._given import short
 from docendo.evals.items._judge import judge
 from docendo.evals.items._levels import level_settings
 from docendo.evals.items._raw import Raw, Source
@@ -94,7 +95,7 @@ def gym_source(
     return Source(name=name, config=shown, stream=stream, endless=True)
 
 
-def check_name(name: str) -> None:
+def check_name(name: object) -> None:
     """Refuses a name that no generator has.
 
     Raises:
@@ -102,6 +103,8 @@ def check_name(name: str) -> None:
     """
     from reasoning_gym.factory import DATASETS
 
+    if not isinstance(name, str):
+        raise DataError(f"the name of a task is {short(name)}", expected="text, such as chain_sum")
     if name == "composite":
         raise DataError(
             "reasoning_gym:composite is not a task of its own",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from docendo.errors import ConfigError, DataError, LeakError
+from docendo.evals.items._given import given_items, require_text, short
 from docendo.evals.items._scorer import ExactScorer, normalise
 from docendo.evals.items._tasks import Task, fingerprint
 from docendo.hashing import digest
@@ -26,7 +27,7 @@ def mix(parts: Mapping[str, Task], *, name: str = "mix") -> Task:
         name: Name of the new task.
 
     Raises:
-        DataError: if there is no part.
+        DataError: if there is no part, or one is no task.
 
     Example:
         >>> from docendo.evals import tasks
@@ -36,8 +37,13 @@ def mix(parts: Mapping[str, Task], *, name: str = "mix") -> Task:
         >>> len(both.test), sorted({item.public.metadata["stratum"] for item in both.test})
         (8, ['easy', 'hard'])
     """
+    given: object = parts
+    if not isinstance(given, Mapping) or not all(isinstance(task, Task) for task in given.values()):
+        raise DataError(f"parts is {short(given)}", expected="tasks by the names of their strata")
     if not parts:
         raise DataError("there is no task to mix", expected="at least one")
+    for label in (*parts, name):
+        require_text(label, "a name")
     taken: set[str] = set()
     test = _merged({label: task.test for label, task in parts.items()}, taken)
     dev = _merged({label: task.dev for label, task in parts.items()}, taken)
@@ -59,14 +65,16 @@ def require_disjoint(train: Sequence[Item], test: Sequence[Item]) -> None:
 
     Raises:
         LeakError: naming the first that is.
+        DataError: if something is no item.
 
     Example:
         >>> from docendo.evals import tasks
         >>> task = tasks("reasoning_gym:chain_sum", train=4, test=4)
         >>> require_disjoint(task.train, task.test)
     """
-    held_out = {normalise(item.public.question) for item in test}
-    both = [item.public.question for item in train if normalise(item.public.question) in held_out]
+    held_out = {normalise(item.public.question) for item in given_items(test, "test")}
+    asked = [item.public.question for item in given_items(train, "train")]
+    both = [question for question in asked if normalise(question) in held_out]
     if both:
         raise LeakError(
             f"{len(both)} questions are in both, such as {both[0][:60]!r}",

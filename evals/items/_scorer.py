@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from docendo.errors import ConfigError, DataError
-from docendo.evals.items._given import checked_choices, require_text, written
+from docendo.evals.items._given import checked_choices, require_text, short, written
 from docendo.evals.items._leaks import leaks_number, leaks_text
 from docendo.evals.items._numbers import number, numbers, show
 from docendo.hashing import digest
@@ -57,6 +57,7 @@ def normalise(text: str) -> str:
         >>> normalise("What  is\n2 + 2 ?") == normalise("what is 2 + 2 ?")
         True
     """
+    _require_str(text)
     return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
 
 
@@ -257,6 +258,7 @@ def read_answer(text: str, *, numeric: bool = False, multiline: bool = False) ->
         >>> read_answer("Answer: Paris.\nIt lies on the Seine.")
         'Paris'
     """
+    _require_str(text)
     labels = list(_LABEL.finditer(text))
     if labels:
         tail = text[labels[-1].end() :].strip()
@@ -270,6 +272,12 @@ def read_answer(text: str, *, numeric: bool = False, multiline: bool = False) ->
 def has_label(text: str) -> bool:
     """Whether a text says where its final answer is, such as `Answer: 7`."""
     return _LABEL.search(text) is not None
+
+
+def _require_str(text: object) -> None:
+    """Models may write half a character, so that any text will do."""
+    if not isinstance(text, str):
+        raise DataError(f"text is {short(text)}", expected="text")
 
 
 def _unwrap(text: str) -> str:

@@ -20,6 +20,8 @@ from docendo.scoring import Scorer
 
 # Of ten questions five can become training items, one a development item and four test items.
 _PARTS: tuple[Split, ...] = ("train",) * 5 + ("dev",) + ("test",) * 4
+# More questions than any memory holds.
+_MOST = 10**8
 # Splits are filled in this order, so that test items depend on no other request.
 _ORDER: tuple[Split, ...] = ("test", "dev", "train")
 
@@ -144,8 +146,8 @@ def tasks(
     """
     wanted: dict[Split, int] = {"test": test, "dev": dev, "train": train}
     for name, size in wanted.items():
-        if not is_count(size) or size < 0:
-            raise ConfigError(f"{name} is {size!r}", expected="0 or more")
+        if not is_count(size) or not 0 <= size <= _MOST:
+            raise ConfigError(f"{name} is {short(size)}", expected=f"0 to {_MOST}")
     if not any(wanted.values()):
         raise DataError(
             "train, dev and test are all 0",
