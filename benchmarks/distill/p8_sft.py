@@ -138,7 +138,7 @@ def run(arm: str, source: Any, examples: list[Encoded], tokenizer: Any, *, steps
             trainer.data_collator = clock.counting(collate)
         else:
             trainer = docendo_trainer(model, examples, config, folder)
-            trainer.share = trainer.share and arm == "docendo"
+            trainer.forward.share = trainer.forward.share and arm == "docendo"
             collate = trainer.collate
             rows = examples[:16]
             trainer.collate = clock.counting(collate)

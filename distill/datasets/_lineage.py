@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from docendo.distill.datasets._messages import plain
 from docendo.hashing import digest
 from docendo.memory import Artifacts, Database
 
@@ -15,7 +16,7 @@ def data_digest(rows: Iterable[Mapping[str, Any]]) -> str:
     """The digest of what rows teach; where they come from is no part of it."""
     return digest(
         [
-            [[key, row[key]] for key in sorted(row) if key not in _ORIGIN and row[key] is not None]
+            [[key, plain(row[key])] for key in sorted(row) if key not in _ORIGIN and row[key] is not None]
             for row in rows
         ]
     )
@@ -28,6 +29,7 @@ def origins(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     for row in rows:
         if isinstance(trace := row.get("trace"), str) and trace:
             traces[trace] = None
+        traces.update(dict.fromkeys(row.get("traces") or ()))
         posts.update(dict.fromkeys(row.get("posts") or ()))
     return {"traces": list(traces), "posts": list(posts)}
 

@@ -1,16 +1,10 @@
-"""From chat examples to batches: token ids, batch order, and the packed layout.
-
-A batch is packed as a prefix tree: a token that several examples share with everything before it (a
-system prompt, or a question with four solutions) is stored and computed once. Causal attention makes
-this exact, because a token's state depends only on the tokens before it. There is no padding in the
-layers that cost most; attention alone sees the rows side by side.
-"""
+"""From chat examples to token ids, and the order of batches."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +26,9 @@ class Encoded:
             stands between the answers.
         weight: Weight of each learnt token in the loss.
         mask: For each token of `completion` whether it is learnt, or None if all are.
+        columns: What the objective needs of each token of `completion`: arrays of that length, by name.
+        positives: Token ids of other good answers to the prompt, which are compared and not learnt.
+        negatives: Token ids of bad ones.
 
     Raises:
         DataError: if `mask` has another length than `completion`.
@@ -41,6 +38,9 @@ class Encoded:
     completion: tuple[int, ...]
     weight: float = 1.0
     mask: tuple[bool, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    positives: tuple[tuple[int, ...], ...] = ()
+    negatives: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Checks that mask and completion agree."""
@@ -51,11 +51,16 @@ class Encoded:
             )
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.completion)
+        """Tokens that it takes, before any are shared."""
+        return sum(map(len, (self.prompt, self.completion, *self.positives, *self.negatives)))
 
 
 def encode(
-    rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length: int = 1024
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    max_length: int = 1024,
+    extend: Callable[[Mapping[str, Any], Encoded], Encoded] | None = None,
 ) -> tuple[list[Encoded], int]:
     """Tokenises rows exactly as the engine serves them.
 
@@ -65,6 +70,7 @@ def encode(
             are learnt, but for those with `"learn": false`; everything else is context.
         tokenizer: The base model's tokenizer.
         max_length: Longer examples are left out: cut ones would teach to stop mid-sentence.
+        extend: Adds to an example what an objective needs of its row.
 
     Returns:
         The examples, and how many were left out.
@@ -79,7 +85,7 @@ def encode(
     for seen, row in enumerate(rows, start=1):
         example = _encode_row(row, tokenizer, seen - 1)
         if len(example) <= max_length:
-            examples.append(example)
+            examples.append(extend(row, example) if extend else example)
     if not examples:
         raise DataError(
             f"none of {seen} examples can be trained on",
@@ -152,101 +158,3 @@ class BucketSampler(torch.utils.data.Sampler):
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How the tokens of a packed batch form the rows that attention sees.
-
-    Attributes:
-        rows: Number of examples.
-        width: Length of the longest.
-        gather: For each cell of the `rows x width` grid, its token in the packed batch. Cells right of a
-            row's end point anywhere: under causal attention nothing looks at them.
-        scatter: For each packed token, one cell that holds it.
-        plain: Whether rows are just the packed tokens in order, so that nothing need be moved.
-    """
-
-    rows: int
-    width: int
-    gather: Any
-    scatter: Any
-    plain: bool
-
-
-def pack(examples: Sequence[Encoded], *, share: bool = True) -> dict[str, Any]:
-    """Packs examples into one row of tokens without padding, with shared prefixes stored once.
-
-    Args:
-        examples: The examples of one batch.
-        share: Whether to share prefixes; off when dropout would make copies of a token differ.
-
-    Returns:
-        `input_ids` and `position_ids` (1 x tokens), `layout`, and for each label its `sources` (the packed
-        token that predicts it), `labels` and `weights`.
-    """
-    width = max(len(example) for example in examples)
-    tokens: list[int] = []
-    positions: list[int] = []
-    scatter: list[int] = []
-    gather: list[int] = []
-    sources: list[int] = []
-    labels: list[int] = []
-    weights: list[float] = []
-    children: dict[tuple[int, int], int] = {}
-    for row, example in enumerate(examples):
-        node = -1 if share else -2 - row
-        path: list[int] = []
-        for position, token in enumerate((*example.prompt, *example.completion)):
-            child = children.get((node, token))
-            if child is None:
-                child = children[node, token] = len(tokens)
-                tokens.append(token)
-                positions.append(position)
-                scatter.append(row * width + position)
-            if position >= len(example.prompt):
-                sources.append(node)
-                labels.append(token)
-                weights.append(example.weight)
-            path.append(child)
-            node = child
-        gather.extend(path)
-        gather.extend([path[-1]] * (width - len(path)))
-    return {
-        "input_ids": torch.tensor([tokens]),
-        "position_ids": torch.tensor([positions]),
-        "layout": Layout(
-            rows=len(examples),
-            width=width,
-            gather=torch.tensor(gather),
-            scatter=torch.tensor(scatter),
-            plain=gather == list(range(len(tokens))),
-        ),
-        "sources": torch.tensor(sources),
-        "labels": torch.tensor(labels),
-        "weights": torch.tensor(weights, dtype=torch.float32),
-    }
-
-
-def pad(examples: Sequence[Encoded], *, pad_id: int = 0) -> dict[str, Any]:
-    """Pads examples on the right, for models whose attention cannot be packed; keys as in `pack`."""
-    width = max(len(example) for example in examples)
-    ids = torch.full((len(examples), width), pad_id)
-    mask = torch.zeros((len(examples), width), dtype=torch.long)
-    sources: list[int] = []
-    labels: list[int] = []
-    weights: list[float] = []
-    for row, example in enumerate(examples):
-        ids[row, : len(example)] = torch.tensor((*example.prompt, *example.completion))
-        mask[row, : len(example)] = 1
-        start = row * width + len(example.prompt) - 1
-        sources.extend(range(start, start + len(example.completion)))
-        labels.extend(example.completion)
-        weights.extend([example.weight] * len(example.completion))
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "sources": torch.tensor(sources),
-        "labels": torch.tensor(labels),
-        "weights": torch.tensor(weights, dtype=torch.float32),
-    }

@@ -92,35 +92,58 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, labels: Any, weights: Any) -> Any:
-        total = hidden.new_zeros((), dtype=torch.float32)
         grad = torch.empty_like(hidden) if hidden.requires_grad else None
-        for start in range(0, hidden.shape[0], _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            logits = F.linear(hidden[rows], weight, bias)
-            parts = zip(
-                logits.split(_SLICE), labels[rows].split(_SLICE), weights[rows].split(_SLICE), strict=True
-            )
-            for part, label, scale in parts:
-                target, factor = label.unsqueeze(1), scale.unsqueeze(1)
-                wide = part.float()
-                top = wide.amax(dim=-1, keepdim=True)
-                picked = wide.gather(1, target) - top
-                # For float32 models `wide` is `part` itself: its logits are not needed again.
-                shares = wide.sub_(top).exp_()
-                mass = shares.sum(dim=-1, keepdim=True)
-                total += ((mass.log() - picked) * factor).sum()
-                if grad is not None:
-                    shares.mul_(factor / mass).scatter_add_(1, target, -factor)
-                    part.copy_(shares)
-            if grad is not None:
-                torch.matmul(logits, weight, out=grad[rows])
+        losses = _label_losses(hidden, weight, bias, labels, weights, grad)
         ctx.save_for_backward(grad)
-        return total
+        return (losses * weights).sum()
 
     @staticmethod
     def backward(ctx: Any, upstream: Any) -> Any:
         (grad,) = ctx.saved_tensors
         return grad * upstream.to(grad.dtype), None, None, None, None
+
+
+class PathLogprobs(torch.autograd.Function):
+    """`log softmax(h W^T)[label]` of each label in float32; the logits are made again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, labels: Any) -> Any:
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        return -_label_losses(hidden, weight, bias, labels, None, None)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Any) -> Any:
+        hidden, weight, bias, labels = ctx.saved_tensors
+        grad = torch.empty_like(hidden)
+        # The gradient of a weighted cross-entropy, because upstream is known by now.
+        _label_losses(hidden, weight, bias, labels, -upstream.float(), grad)
+        return grad, None, None, None
+
+
+def _label_losses(hidden: Any, weight: Any, bias: Any, labels: Any, weights: Any, grad: Any) -> Any:
+    """Cross-entropy of each label; `grad` is filled with the gradient of their weighted sum, if given."""
+    losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+    for start in range(0, hidden.shape[0], _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        logits = F.linear(hidden[rows], weight, bias)
+        found, wanted = losses[rows].split(_SLICE), labels[rows].split(_SLICE)
+        scales = weights[rows].split(_SLICE) if grad is not None else wanted
+        for part, label, scale, loss in zip(logits.split(_SLICE), wanted, scales, found, strict=True):
+            target = label.unsqueeze(1)
+            wide = part.float()
+            top = wide.amax(dim=-1, keepdim=True)
+            picked = wide.gather(1, target) - top
+            # For float32 models `wide` is `part` itself: its logits are not needed again.
+            shares = wide.sub_(top).exp_()
+            mass = shares.sum(dim=-1, keepdim=True)
+            loss.copy_((mass.log() - picked).squeeze(1))
+            if grad is not None:
+                factor = scale.unsqueeze(1)
+                shares.mul_(factor / mass).scatter_add_(1, target, -factor)
+                part.copy_(shares)
+        if grad is not None:
+            torch.matmul(logits, weight, out=grad[rows])
+    return losses
 
 
 def speed_up(model: Any) -> dict[str, int]:

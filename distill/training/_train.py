@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
+from docendo.agents import models
+from docendo.agents._templates import completion_ids
 from docendo.distill.adapters._adapter import Adapter
-from docendo.distill.training._batches import encode, pad
+from docendo.distill.objectives._objective import Objective
+from docendo.distill.objectives._token import CrossEntropy, require_columns
+from docendo.distill.training._batches import Encoded, encode
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._job import Build, Materials, probe_logits, run_job, training_arguments
 from docendo.distill.training._kernels import speed_up
+from docendo.distill.training._packing import pad
+from docendo.distill.training._teachers import StoredTeacher, load_teacher, require_vocabulary
 from docendo.distill.training._trainer import ObjectiveTrainer
 from docendo.memory import Database
 
@@ -25,6 +33,9 @@ def train(
     *,
     output: str | Path,
     config: TrainConfig = _DEFAULTS,
+    objective: Objective | None = None,
+    teacher: str | Path | StoredTeacher | None = None,
+    teacher_adapter: str | Path | None = None,
     parent: str | Path | None = None,
     name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -43,6 +54,11 @@ def train(
         dataset: Rows as from `sft_dataset`: `prompt`, `completion` and optionally `weight` and `item`.
         output: Folder of the new adapter; an adapter that is there is replaced.
         config: Settings.
+        objective: What is minimised: `CrossEntropy()` by default, `KL()`, `DCO()`, `ALM()`, or a sum such as
+            `0.5 * CrossEntropy() + KL()`.
+        teacher: For objectives that need one: a model with the same tokenizer (catalogue name, folder or hub
+            id), which then runs beside the student, or a `StoredTeacher`, which is several times cheaper.
+        teacher_adapter: A LoRA adapter of a live teacher.
         parent: Adapter folder to continue from, or None to start afresh.
         name: Name of the adapter; the name of the output folder by default.
         metadata: Facts of yours to keep in the manifest, as JSON values.
@@ -72,7 +88,7 @@ def train(
     return run_job(
         model,
         dataset,
-        _Supervised(),
+        _Supervised(objective=objective or CrossEntropy(), teacher=teacher, teacher_adapter=teacher_adapter),
         output=output,
         config=config,
         parent=parent,
@@ -88,14 +104,37 @@ def train(
 class _Supervised:
     """Training on the completions of rows, by one objective."""
 
+    objective: Objective
+    teacher: str | Path | StoredTeacher | None
+    teacher_adapter: str | Path | None
+
     def identity(self) -> Mapping[str, Any]:
-        return {"name": "sft"}
+        return {"name": "sft", "objective": self.objective.identity(), "teacher": self._teacher_identity()}
+
+    def _teacher_identity(self) -> Mapping[str, Any] | None:
+        if self.teacher is None:
+            return None
+        if isinstance(self.teacher, StoredTeacher):
+            return {"stored": self.teacher.manifest["sha256"]}
+        adapter = Adapter.open(self.teacher_adapter).sha256 if self.teacher_adapter is not None else None
+        return {"model": models.fingerprint(models.resolve(self.teacher)), "adapter": adapter}
 
     def build(self, materials: Materials) -> Build:
         config = materials.config
-        examples, too_long = encode(materials.rows, materials.tokenizer, max_length=config.max_length)
+        examples, too_long = encode(
+            materials.rows,
+            materials.tokenizer,
+            max_length=config.max_length,
+            extend=partial(self._extend, materials.tokenizer),
+        )
         settings = training_arguments(config, config.total_steps(len(examples)), str(materials.scratch))
-        trainer = ObjectiveTrainer(materials.model, settings, train_dataset=examples)
+        trainer = ObjectiveTrainer(
+            materials.model,
+            settings,
+            train_dataset=examples,
+            objective=self.objective,
+            teacher=self._live(materials),
+        )
         # Before the probe: other rounding would look like an effect.
         kernels = speed_up(materials.model)
         return Build(
@@ -109,3 +148,35 @@ class _Supervised:
             },
             facts={"packed": int(trainer.packed), "fast_lora_layers": kernels["lora"]},
         )
+
+    def _live(self, materials: Materials) -> Any:
+        """The live teacher, or None; the vocabularies are compared in any case."""
+        if isinstance(self.teacher, StoredTeacher):
+            self.teacher.require_vocabulary(materials.tokenizer)
+            return None
+        if self.teacher is None:
+            return None
+        source = models.resolve(self.teacher)
+        theirs = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        require_vocabulary(theirs, materials.tokenizer, str(self.teacher))
+        adapter = Adapter.open(self.teacher_adapter) if self.teacher_adapter is not None else None
+        return load_teacher(source, adapter, materials.config.dtype)
+
+    def _extend(self, tokenizer: Any, row: Mapping[str, Any], example: Encoded) -> Encoded:
+        """Adds what the terms and the stored teacher say of an example."""
+        columns: dict[str, Any] = {}
+        if isinstance(self.teacher, StoredTeacher):
+            columns |= self.teacher.columns(example)
+        for _, term in self.objective.terms:
+            columns |= term.encode(row, example.completion, tokenizer)
+        require_columns(columns, example.completion, row.get("item", ""))
+        positives, negatives = (
+            tuple(tuple(completion_ids(tokenizer, _text(answer))) for answer in row.get(name) or ())
+            for name in ("positives", "negatives")
+        )
+        return replace(example, columns=columns, positives=positives, negatives=negatives)
+
+
+def _text(answer: Any) -> str:
+    """The text of an answer that is one, or one assistant message."""
+    return answer if isinstance(answer, str) else str(answer[-1]["content"])

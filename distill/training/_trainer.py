@@ -1,36 +1,54 @@
-"""A `transformers.Trainer` that computes only what the loss needs."""
+"""A `transformers.Trainer` that computes only what its objective looks at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from docendo.distill.training import _attention
-from docendo.distill.training._batches import BucketSampler, Encoded, pack, pad
-from docendo.distill.training._kernels import LinearCrossEntropy
+from docendo.distill.objectives._objective import Labels, Objective, StateObjective
+from docendo.distill.objectives._token import TOP_IDS, CrossEntropy
+from docendo.distill.training._batches import BucketSampler, Encoded
+from docendo.distill.training._forward import Forward, Outputs, term_loss
+from docendo.distill.training._packing import labels_of
+from docendo.errors import DataError
+
+_log = logging.getLogger("docendo.distill")
+
+_FAINT = 0.01
+"""Share of the gradient below which a term is said to do nothing."""
 
 
 class ObjectiveTrainer(Trainer):
-    """Trains a `PeftModel` on the completions of chat examples.
+    """Trains a `PeftModel` on the completions of chat examples, by one objective or a sum of several.
 
-    The loss is the weighted mean of cross-entropy over the completion tokens of one optimiser step,
-    however many forward passes the step has; with all weights 1 it equals that of TRL's `SFTTrainer`
-    with `completion_only_loss`. Batches hold examples of similar length; the vocabulary head runs only
-    where there is a label; tokens that examples share are computed once (see `docendo.distill.pack`).
+    Each term is a sum over the batch, divided by its count over the whole optimiser step, however many
+    forward passes the step has. With `CrossEntropy`, the default, and all weights 1 the loss equals that
+    of TRL's `SFTTrainer` with `completion_only_loss`. Batches hold examples of similar length; the
+    vocabulary head runs only where there is a label; tokens that examples share are computed once (see
+    `docendo.distill.pack`).
 
-    Subclass it and override `objective` for another loss.
+    Each term is logged by its name on its own scale, before its weight, beside `tokens_per_second`. Where
+    there are several, their shares of the gradient's norm are measured in steps 1, 2, 4, 8, ... and logged
+    as `NAME_share`; a term below 1 % of the whole is warned of once.
 
     Args:
         model: A `PeftModel` with a frozen base.
         args: Transformers' own settings.
         train_dataset: Encoded examples.
+        objective: What is minimised.
+        teacher: A live teacher: a causal language model with the same tokenizer, never trained here.
         packed: Whether to pack batches. None packs if a packed forward pass gives the same loss as the
             model's own on a probe, and pads otherwise.
         options: Anything else that `transformers.Trainer` takes.
+
+    Raises:
+        DataError: if the objective needs a teacher, and there is neither a live nor a stored one.
     """
 
     def __init__(
@@ -39,6 +57,8 @@ class ObjectiveTrainer(Trainer):
         args: TrainingArguments,
         *,
         train_dataset: Sequence[Encoded],
+        objective: Objective | None = None,
+        teacher: Any = None,
         packed: bool | None = None,
         **options: Any,
     ) -> None:
@@ -47,18 +67,29 @@ class ObjectiveTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         # The loss below is already divided by the count of the whole step.
         self.model_accepts_loss_kwargs = True
+        self.terms = (objective or CrossEntropy()).terms
+        _require_teacher(self.terms, train_dataset, teacher)
         self.base = model.get_base_model()
-        self.share = not any(
-            isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()
-        ) and not getattr(self.base.config, "attention_dropout", 0.0)
-        _attention.register()
-        self.packed = self._packs() if packed is None else packed
+        self.forward = Forward(self.base, packed=packed, examples=train_dataset)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = Forward(teacher, packed=packed, examples=train_dataset)
+            # Both run over the same batches, so both pack or neither does.
+            self.teacher.packed = self.forward.packed = self.teacher.packed and self.forward.packed
+        self._ends = any(isinstance(term, StateObjective) for _, term in self.terms)
+        self._counts: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
+        self._tokens, self._since = 0, time.monotonic()
+
+    @property
+    def packed(self) -> bool:
+        """Whether batches are packed."""
+        return self.forward.packed
 
     def collate(self, examples: Sequence[Encoded]) -> dict[str, Any]:
         """Makes a batch."""
-        if self.packed:
-            return pack(examples, share=self.share)
-        return pad(examples, pad_id=self.base.config.pad_token_id or 0)
+        return {**self.forward.collate(examples), "tokens": sum(len(example) for example in examples)}
 
     def get_train_dataloader(self) -> Any:
         """Returns the length-bucketed batches; `set_epoch` changes their order."""
@@ -67,81 +98,91 @@ class ObjectiveTrainer(Trainer):
         return _Loader(self.train_dataset, batch_sampler=sampler, collate_fn=self.collate)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        """Takes the batches of one optimiser step and their total label weight."""
+        """Takes the batches of one optimiser step and counts what each term is divided by."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._counts = self._counted([labels_of(batch) for batch in batches])
         return batches, sum(float(batch["weights"].sum()) for batch in batches)
+
+    def _counted(self, batches: Sequence[Labels]) -> dict[str, float]:
+        return {term.name: sum(term.count(labels) for labels in batches) for _, term in self.terms}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Returns the loss of one batch, divided by the label weight of the optimiser step."""
-        total = num_items_in_batch if num_items_in_batch is not None else float(inputs["weights"].sum())
-        # A step whose labels all weigh 0 has loss 0, not 0 / 0.
-        loss = self.objective(inputs) / max(float(total), 1e-12)
+        """Returns the loss of one batch, each term divided by its count of the optimiser step."""
+        labels = labels_of(inputs)
+        counts = self._counts if num_items_in_batch is not None else self._counted([labels])
+        outputs = self.forward(inputs, ends=self._ends)
+        teacher = self._teach(inputs)
+        losses = {}
+        for weight, term in self.terms:
+            # A step whose labels all weigh 0 has loss 0, not 0 / 0.
+            found = term_loss(term, outputs, labels, teacher) / max(counts[term.name], 1e-12)
+            losses[term.name] = weight * found
+            self._seen[term.name] = self._seen.get(term.name, 0.0) + float(found.detach())
+        self._tokens += inputs.get("tokens", 0)
+        if len(losses) > 1 and self._is_measured():
+            self._measure(losses, outputs)
+        loss = sum(losses.values())
         return (loss, {}) if return_outputs else loss
 
-    def objective(self, inputs: dict[str, Any]) -> Any:
-        """Weighted sum of the cross-entropy over the labels of one batch."""
-        head = self.base.get_output_embeddings()
-        if self.packed:
-            hidden = self.hidden(inputs)
-            bias = getattr(head, "bias", None)
-            return LinearCrossEntropy.apply(hidden, head.weight, bias, inputs["labels"], inputs["weights"])
-        losses = torch.nn.functional.cross_entropy(
-            self.logits(inputs).float(), inputs["labels"], reduction="none"
+    def _teach(self, inputs: Mapping[str, Any]) -> Outputs | None:
+        if self.teacher is None or not any(term.needs_teacher for _, term in self.terms):
+            return None
+        with torch.no_grad():
+            return self.teacher(inputs)
+
+    def _is_measured(self) -> bool:
+        step = self.state.global_step + 1
+        return self.model.training and step & (step - 1) == 0
+
+    def _measure(self, losses: Mapping[str, Any], outputs: Outputs) -> None:
+        """Notes each term's share of the gradient's norm, at the states that all terms start from."""
+        points = [one for one in (outputs.source, outputs.ends) if one is not None and one.requires_grad]
+        norms = {}
+        for name, loss in losses.items():
+            grads = torch.autograd.grad(loss, points, retain_graph=True, allow_unused=True)
+            norms[name] = math.sqrt(
+                sum(float(grad.float().square().sum()) for grad in grads if grad is not None)
+            )
+        whole = sum(norms.values())
+        for name, norm in norms.items():
+            share = norm / whole if whole else 0.0
+            if share < _FAINT and name not in self._shares:
+                _log.warning(
+                    "the term %s has %.2f %% of the gradient in step %d: it changes next to nothing; "
+                    "raise its weight or leave it out",
+                    name,
+                    100 * share,
+                    self.state.global_step + 1,
+                )
+            self._shares[name] = share
+
+    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
+        """Adds the terms, their shares of the gradient and the speed to what is logged at a step."""
+        if "loss" in logs:
+            steps = self.args.logging_steps if self.args.logging_steps >= 1 else 1
+            now = time.monotonic()
+            if len(self.terms) > 1:
+                logs = {**logs, **{name: value / steps for name, value in self._seen.items()}}
+                logs |= {f"{name}_share": share for name, share in self._shares.items()}
+            logs = {**logs, "tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
+            self._seen, self._tokens, self._since = {}, 0, now
+        super().log(logs, *args, **options)
+
+
+def _require_teacher(
+    terms: Sequence[tuple[float, Objective]], examples: Sequence[Encoded], teacher: Any
+) -> None:
+    needy = [term.name for _, term in terms if term.needs_teacher]
+    if needy and teacher is None and any(TOP_IDS not in example.columns for example in examples):
+        raise DataError(
+            f"{needy[0]} has no teacher",
+            expected="a live teacher, or stored log-probabilities of every example",
+            remedy="give train(..., teacher=...)",
         )
-        return (losses * inputs["weights"]).sum()
-
-    def hidden(self, inputs: dict[str, Any]) -> Any:
-        """Last hidden states at the tokens that predict a label (packed batches)."""
-        with _implementation(self.base, _attention.NAME):
-            states = self.base.model(
-                input_ids=inputs["input_ids"],
-                position_ids=inputs["position_ids"],
-                use_cache=False,
-                layout=inputs["layout"],
-            ).last_hidden_state
-        return states[0].index_select(0, inputs["sources"])
-
-    def logits(self, inputs: dict[str, Any]) -> Any:
-        """Logits at the tokens that predict a label, by the model's own forward pass (padded batches)."""
-        output = self.base(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).logits
-        return output.flatten(0, 1).index_select(0, inputs["sources"])
-
-    def _packs(self) -> bool:
-        """Whether a packed forward pass gives this model's own loss."""
-        head = self.base.get_output_embeddings()
-        if type(head) is not torch.nn.Linear or head.weight.requires_grad or not hasattr(self.base, "model"):
-            return False
-        examples = sorted(self.train_dataset, key=len)[:: max(1, len(self.train_dataset) // 3)][:4]
-        was_training = self.base.training
-        self.base.eval()
-        try:
-            with torch.no_grad():
-                self.packed = False
-                expected = float(self.objective(pad(examples)))
-                self.packed = True
-                found = float(self.objective(pack(examples, share=self.share)))
-        except (TypeError, ValueError, RuntimeError, AttributeError):
-            return False
-        finally:
-            self.base.train(was_training)
-        tolerance = 1e-4 if self.base.dtype == torch.float32 else 1e-2
-        return abs(found - expected) <= tolerance * abs(expected)
 
 
 class _Loader(torch.utils.data.DataLoader):
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.epoch = epoch
-
-
-@contextmanager
-def _implementation(model: Any, name: str) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

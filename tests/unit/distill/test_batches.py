@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docendo.agents._templates import completion_ids, prompt_ids
 from docendo.distill import Encoded, batch_order, encode, pack
-from docendo.distill.training._batches import pad
+from docendo.distill.training._packing import pad
 from docendo.errors import DataError, SilentNoOp
 
 
@@ -129,7 +129,7 @@ def test_packing_keeps_every_row_and_every_label(given_rows: Sequence[Any], shar
 
 def test_packed_hidden_states_are_those_of_each_row_alone(tiny_model_dir: Path) -> None:
     from docendo.distill.training import _attention
-    from docendo.distill.training._trainer import _implementation
+    from docendo.distill.training._forward import _implementation
 
     _attention.register()
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype="float32").eval()

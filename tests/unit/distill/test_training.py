@@ -145,7 +145,7 @@ def test_loss_is_the_weighted_mean_over_completion_tokens(tiny_model_dir: Path, 
             total -= example.weight * float(logits[len(example.prompt) - 1 + offset, token])
             weight += example.weight
     for packed in (True, False):
-        trainer.packed = packed
+        trainer.forward.packed = packed
         found = trainer.compute_loss(model, trainer.collate(examples)).item()
         assert found == pytest.approx(total / weight, rel=1e-5)
 

@@ -1,0 +1,61 @@
+"""Losses of hidden states: contrast between answers, and features of a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from docendo.checks import is_number
+from docendo.distill.objectives._objective import Labels, StateObjective
+from docendo.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TripletHidden(StateObjective):
+    """Self-reflection: a good answer ends nearer to other good ones than to the student's bad ones.
+
+    The hinge of cosine distances of Learn-to-Reason (Wang et al. 2023, arXiv 2310.13332): for an anchor h,
+    each positive h+ and each negative h-, max(0, d(h, h+) - d(h, h-) + margin) with d = 1 - cos, the mean
+    over the pairs of an example, then over the examples that have both. Rows come from
+    `contrastive_dataset`.
+
+    Attributes:
+        margin: How much nearer (1: the authors' code).
+    """
+
+    name: ClassVar[str] = "triplet"
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not is_number(self.margin) or self.margin < 0:
+            raise ConfigError(f"margin is {self.margin!r}", expected="a number, 0 or more")
+
+    def count(self, labels: Labels) -> float:
+        """The examples that have a positive and a negative."""
+        return float(len(_families(labels)))
+
+    def on_states(self, states: Any, labels: Labels) -> Any:
+        """The sum of the losses of a batch."""
+        total = states.new_zeros(())
+        for anchor, positives, negatives in _families(labels):
+            near = 1 - F.cosine_similarity(states[anchor].unsqueeze(0), states[positives])
+            far = 1 - F.cosine_similarity(states[anchor].unsqueeze(0), states[negatives])
+            total = total + F.relu(near.unsqueeze(1) - far.unsqueeze(0) + self.margin).mean()
+        return total
+
+
+def _families(labels: Labels) -> list[tuple[Any, Any, Any]]:
+    """Anchor, positives and negatives, as indices of sequences, of the examples that have all of them."""
+    found = []
+    for example in torch.unique(labels.example).tolist():
+        own = labels.example == example
+        anchor, positives, negatives = (
+            torch.nonzero(own & (labels.role == role)).squeeze(1) for role in (0, 1, -1)
+        )
+        if len(positives) and len(negatives):
+            found.append((anchor[0], positives, negatives))
+    return found

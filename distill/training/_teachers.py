@@ -1,0 +1,307 @@
+"""A teacher's distributions at the labels: live beside the student, or stored once and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from docendo.agents import models
+from docendo.checks import is_count
+from docendo.distill.adapters._adapter import Adapter
+from docendo.distill.objectives._token import TOP_IDS, TOP_LOGPROBS
+from docendo.distill.training._batches import Encoded, encode
+from docendo.distill.training._config import Dtype, TrainConfig
+from docendo.distill.training._forward import Forward
+from docendo.distill.training._kernels import speed_up
+from docendo.distill.training._models import base_name, load_base, quiet_libraries
+from docendo.errors import ConfigError, DataError, IntegrityError
+from docendo.files import new_directory, require_writable
+from docendo.hashing import digest
+from docendo.manifest import MANIFEST, read_manifest, write_manifest
+from docendo.progress import progress
+
+_PART = 256
+"""Examples in one part of a store: what an interruption loses at most (a minute, about)."""
+
+_FILE = "logprobs.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTeacher:
+    """A teacher's log-probabilities of the likeliest tokens at every label, in a folder.
+
+    Attributes:
+        path: The folder, made by `store_teacher`.
+        top: How many tokens it holds of each label.
+        mass: Mean probability of these together.
+        manifest: Everything recorded about it: teacher, vocabulary, number of examples and labels.
+
+    Example:
+        >>> from docendo.distill import KL, StoredTeacher, train
+        >>> teacher = StoredTeacher.open("teachers/large")  # doctest: +SKIP
+        >>> adapter = train(
+        ...     "small", rows, output="adapters/kl", objective=KL(), teacher=teacher
+        ... )  # doctest: +SKIP
+    """
+
+    path: Path
+    top: int
+    mass: float
+    manifest: Mapping[str, Any]
+    _places: Mapping[str, tuple[str, int, int]] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> StoredTeacher:
+        """Opens a store and checks every file.
+
+        Raises:
+            DataError: if the folder is not a finished store.
+            IntegrityError: if a file is missing or damaged, naming it.
+        """
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise DataError(
+                f"{path} has no {MANIFEST}",
+                expected="a folder that store_teacher has finished",
+                remedy="call store_teacher again: it goes on where it was interrupted",
+            )
+        manifest = read_manifest(path)
+        try:
+            places = {
+                key: (part, int(start), int(stop))
+                for part, keys in manifest["places"].items()
+                for key, start, stop in keys
+            }
+            return cls(
+                path=path, top=manifest["top"], mass=manifest["mass"], manifest=manifest, _places=places
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{path / MANIFEST} is no manifest of a stored teacher ({error})") from error
+
+    def columns(self, example: Encoded) -> dict[str, Any]:
+        """What it says at each token of the completion of an example.
+
+        Returns:
+            `teacher_ids` (int32) and `teacher_logprobs` (float32), both tokens x `top`, the likeliest first.
+
+        Raises:
+            DataError: if the store does not hold the example.
+        """
+        try:
+            part, start, stop = self._places[_key(example)]
+        except KeyError:
+            raise DataError(
+                "the stored teacher has never seen one of the examples",
+                expected="the rows that it was stored for, with the same chat template",
+                remedy="call store_teacher for these rows",
+            ) from None
+        with safe_open(self.path / part / _FILE, framework="numpy") as file:
+            return {name: file.get_slice(name)[start:stop] for name in (TOP_IDS, TOP_LOGPROBS)}
+
+    def require_vocabulary(self, tokenizer: Any) -> None:
+        """Checks that a student has the teacher's tokens.
+
+        Raises:
+            DataError: if its tokenizer has others.
+        """
+        _require_same(self.manifest["vocabulary"], tokenizer, self.manifest["teacher"]["name"])
+
+
+def store_teacher(
+    model: str | Path,
+    dataset: Iterable[Mapping[str, Any]],
+    *,
+    output: str | Path,
+    adapter: str | Path | None = None,
+    top: int = 64,
+    batch_size: int = 16,
+    max_length: int = 1024,
+    dtype: Dtype = "auto",
+    quiet: bool = False,
+) -> StoredTeacher:
+    """Runs a teacher once over the completions of rows and stores its likeliest tokens at every label.
+
+    Training from a store needs neither the teacher's memory nor its time, however many epochs, seeds and
+    settings follow. The student must have the same tokens (`ALM` is for others). An interrupted call goes
+    on where it stopped.
+
+    Args:
+        model: The teacher: catalogue name, folder or hub id.
+        dataset: Rows with `prompt` and `completion`, as for `train`.
+        output: Folder of the store.
+        adapter: A LoRA adapter of the teacher, or None.
+        top: Tokens kept of each label; the rest becomes one bin (64: 0.5 KB a label).
+        batch_size: Examples in a forward pass.
+        max_length: Longer examples are left out, as in `train`.
+        dtype: Precision of the teacher, as in `TrainConfig`.
+        quiet: Show no progress.
+
+    Returns:
+        The store.
+
+    Raises:
+        ConfigError: if `top` is more than the vocabulary, or below 1.
+        DataError: if the dataset is empty or malformed, or a part of another store lies there.
+
+    Example:
+        >>> from docendo.distill import store_teacher
+        >>> teacher = store_teacher("large", rows, output="teachers/large")  # doctest: +SKIP
+        >>> print(f"{teacher.mass:.1%} of the probability in {teacher.top} tokens")  # doctest: +SKIP
+        98.9 % of the probability in 64 tokens
+    """
+    if not is_count(top) or top < 1:
+        raise ConfigError(f"top is {top!r}", expected="a whole number, 1 or more")
+    output, source = Path(output), models.resolve(model)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    examples, left_out = encode(dataset, tokenizer, max_length=max_length)
+    examples = sorted({_key(example): example for example in examples}.values(), key=len)
+    older = Adapter.open(adapter) if adapter is not None else None
+    facts = {
+        "teacher": {
+            "name": base_name(model),
+            "fingerprint": models.fingerprint(source),
+            "adapter": older.sha256 if older else None,
+            "dtype": dtype,
+        },
+        "vocabulary": vocabulary_digest(tokenizer),
+        "top": top,
+        "examples": len(examples),
+        "too_long": left_out,
+        "digest": digest([_key(example) for example in examples]),
+    }
+    identity = digest(facts)
+    if (output / MANIFEST).is_file():
+        store = StoredTeacher.open(output)
+        _require_identity(store.manifest, identity, output)
+        return store
+    require_writable(output)
+    teacher: Forward | None = None
+    places: dict[str, list[list[Any]]] = {}
+    masses: list[tuple[float, int]] = []
+    with progress("store the teacher", len(examples), quiet=quiet) as bar:
+        for start in range(0, len(examples), _PART):
+            chosen, part = examples[start : start + _PART], f"part-{start // _PART:05d}"
+            made = _finished(output / part, identity)
+            if made is None:
+                teacher = teacher or Forward(
+                    load_teacher(source, older, dtype), packed=None, examples=examples
+                )
+                made = _store_part(teacher, chosen, output / part, identity, top=top, batch_size=batch_size)
+            places[part] = made["places"]
+            masses.append((made["mass"], made["labels"]))
+            bar.advance(len(chosen))
+    labels = sum(count for _, count in masses)
+    write_manifest(
+        output,
+        {
+            **facts,
+            "identity": identity,
+            "places": places,
+            "labels": labels,
+            "mass": sum(mass * count for mass, count in masses) / labels,
+        },
+    )
+    return StoredTeacher.open(output)
+
+
+def load_teacher(source: Path, adapter: Adapter | None, dtype: Dtype) -> Any:
+    """A frozen causal language model, its adapter in force."""
+    base = load_base(source, TrainConfig(dtype=dtype))
+    if adapter is not None:
+        adapter.require_base(models.fingerprint(source))
+        with quiet_libraries():
+            wrapped = PeftModel.from_pretrained(base, str(adapter.path))
+        speed_up(wrapped)
+        base = wrapped.get_base_model()
+    return base.eval().requires_grad_(False)
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """A digest of what each token id means."""
+    return digest(sorted(tokenizer.get_vocab().items()))
+
+
+def require_vocabulary(teacher: Any, student: Any, name: str) -> None:
+    """Checks that two tokenizers have the same tokens; whatever pads their models' heads does not matter."""
+    _require_same(vocabulary_digest(teacher), student, name)
+
+
+def _require_same(vocabulary: str, tokenizer: Any, name: str) -> None:
+    if vocabulary_digest(tokenizer) != vocabulary:
+        raise DataError(
+            f"teacher {name!r} has another vocabulary than the student",
+            expected="the same tokenizer for losses at each token",
+            remedy="use ALM, which compares the likelihoods of aligned chunks of text",
+        )
+
+
+def _key(example: Encoded) -> str:
+    return digest(list(example.prompt), list(example.completion))
+
+
+def _finished(part: Path, identity: str) -> dict[str, Any] | None:
+    """The manifest of a part that is there, or None if it has to be made."""
+    if not (part / MANIFEST).is_file():
+        return None
+    try:
+        manifest = read_manifest(part)
+    except IntegrityError:
+        return None  # made again: nothing but it is lost
+    _require_identity(manifest, identity, part)
+    return manifest
+
+
+def _require_identity(manifest: Mapping[str, Any], identity: str, path: Path) -> None:
+    if manifest.get("identity") != identity:
+        raise DataError(
+            f"{path} was stored for another teacher, other rows or settings",
+            expected="a new or the same output",
+            remedy="choose another output or remove the folder",
+        )
+
+
+def _store_part(
+    teacher: Forward, examples: Sequence[Encoded], folder: Path, identity: str, *, top: int, batch_size: int
+) -> dict[str, Any]:
+    ids, logprobs = [], []
+    for start in range(0, len(examples), batch_size):
+        batch = teacher.collate([_whole(example) for example in examples[start : start + batch_size]])
+        with torch.inference_mode():
+            outputs = teacher(batch)
+            for part in range(0, len(batch["labels"]), batch_size):
+                found = outputs.logits_of(slice(part, part + batch_size)).float().log_softmax(-1)
+                if top > found.shape[-1]:
+                    raise ConfigError(f"top is {top}", expected=f"at most the vocabulary's {found.shape[-1]}")
+                best = found.topk(top, dim=-1)
+                ids.append(best.indices.int())
+                logprobs.append(best.values)
+    table = torch.cat(logprobs)
+    ends = np.cumsum([len(example.completion) for example in examples]).tolist()
+    with new_directory(folder) as made:
+        save_file({TOP_IDS: torch.cat(ids).contiguous(), TOP_LOGPROBS: table.contiguous()}, made / _FILE)
+        return write_manifest(
+            made,
+            {
+                "identity": identity,
+                "labels": len(table),
+                "mass": float(table.exp().sum(-1).mean()),
+                "places": [
+                    [_key(example), stop - len(example.completion), stop]
+                    for example, stop in zip(examples, ends, strict=True)
+                ],
+            },
+        )
+
+
+def _whole(example: Encoded) -> Encoded:
+    """The example with every token of its completion a label: masks differ between trainings."""
+    return Encoded(prompt=example.prompt, completion=example.completion)
