@@ -26,6 +26,10 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("inspect_ai", "inspect") from error
 
+# Under this key inspect_ai makes a model to look its name up in tables, and takes an error for "not there".
+# Once for each evaluation, it would load the weights a second time, and never close the engine.
+_LOOKED_UP = "__model_info_lookup__"
+
 #: Samples at once where the user does not say: rows of an engine, and as many that are about to begin.
 CONNECTIONS = 128
 #: Most tokens of an answer where the task does not say, as with inspect_ai's own local models.
@@ -67,7 +71,7 @@ class DocendoAPI(ModelAPI):
         Args:
             model_name: Catalogue name, folder or hub id, or KIND:ADDRESS#MODEL of a server.
             base_url: Refused: a server's address is part of the name.
-            api_key: Not used.
+            api_key: Not used for requests.
             config: inspect_ai's settings. Where they do not bound the samples at once, 128 run at a time.
             engine: An engine that stays the caller's to close; see `inspect_model`.
             adapter: Name of an adapter loaded in the engine, or a LoRA folder; None is the base model.
@@ -76,7 +80,7 @@ class DocendoAPI(ModelAPI):
             max_rows: Most samples decoded at once by a model that is loaded.
 
         Raises:
-            ConfigError: if `base_url` is given.
+            ConfigError: if `base_url` is given, or inspect_ai only wants to look the model up.
             ModelNotFound: if there is no such model.
             AdapterError: if the adapter cannot be used.
         """
@@ -84,6 +88,8 @@ class DocendoAPI(ModelAPI):
             raise ConfigError(
                 f"base_url is {base_url!r}", remedy="name a server's model as docendo/KIND:ADDRESS#MODEL"
             )
+        if engine is None and api_key == _LOOKED_UP:
+            raise ConfigError(f"inspect_ai's tables hold nothing about {model_name}")
         config = config if config is not None else GenerateConfig()
         if config.max_connections is None and config.adaptive_connections is None:
             # inspect_ai would begin with 20 at a time and grow, which suits a service and not a batch.

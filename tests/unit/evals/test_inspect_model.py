@@ -93,6 +93,14 @@ def test_a_task_is_evaluated_with_exact_token_counts(log: Any, engine: Engine) -
         assert sample.output.stop_reason in ("stop", "max_tokens")
 
 
+def test_looking_a_model_up_loads_no_second_engine(tiny_model_dir: Path) -> None:
+    from inspect_ai.model import get_model_info
+
+    running = set(threading.enumerate())
+    assert get_model_info(f"docendo/{tiny_model_dir}/.") is None  # another name than that of any other test
+    assert set(threading.enumerate()) <= running
+
+
 def test_epochs_are_samples_and_not_copies(log: Any) -> None:
     texts: dict[int, set[str]] = {}
     for sample in log.samples:
