@@ -16,6 +16,7 @@ from docendo.cli._eval_parts import (
     MAX_TOKENS,
     engine_of,
     one_or_more,
+    require_room,
     sampling_of,
     scorer_named,
     write_report,
@@ -143,6 +144,7 @@ def command(
     folder = run_folder(name)
     _check(folder, config, resume=resume)
     with closing(engine_of(model, determinism)) as engine:
+        require_room(engine, sampling)
         student = Student(engine)
         if adapter is not None:
             engine.load_adapter("evaluated", adapter)

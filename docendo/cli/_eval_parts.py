@@ -60,6 +60,20 @@ def engine_of(model: str, determinism: str | None) -> EngineProtocol:
     return Engine.load(model, determinism=cast(Any, determinism))
 
 
+def require_room(engine: EngineProtocol, sampling: SamplingParams | None) -> None:
+    """Refuses answers that are longer than the model can hold, whatever is asked.
+
+    Raises:
+        ConfigError: naming the most.
+    """
+    longest = engine.capabilities.max_length
+    if sampling is not None and longest is not None and sampling.max_tokens >= longest:
+        raise ConfigError(
+            f"--max-tokens is {sampling.max_tokens}",
+            expected=f"less than {longest}, which the model can hold together with the question",
+        )
+
+
 def one_or_more(columns: list[str] | None) -> str | list[str] | None:
     """One column by its name, or several."""
     return columns[0] if columns and len(columns) == 1 else columns or None

@@ -473,6 +473,10 @@ def tasks(world: World) -> Table:
         ("no split", {"question": "q", "answer": 1, "split": "exam"}, "split"),
         ("choices without the answer", {"question": "q", "answer": "c", "choices": ("a", "b")}, "choices"),
         ("choices that are text", {"question": "q", "answer": "a", "choices": "ab"}, "choices"),
+        ("choices that are numbers", {"question": "q", "answer": 3, "choices": [3, 4]}, "choice"),
+        ("equal choices", {"question": "q", "answer": "a", "choices": ["a", "a"]}, "choices"),
+        ("half a character", {"question": "\ud800", "answer": 1}, "question"),
+        ("an answer of 5000 digits", {"question": "q", "answer": 10**5000}, "answer"),
     ):
         yield f"item with {name}", lambda a=arguments: evals.make_item(**a), says
 
@@ -651,6 +655,14 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("eval --model {model} --task {good} --test 2 --question frage", "frage"),
     ("eval --model {model} --task {good} --test 2 --adapter {foreign}", "base model"),
     ("eval --model {model} --task {good} --test 2 --name ../up", "name"),
+    ("eval --model {model} --task {good} --test 2 --level 1", "level"),
+    ("eval --model {model} --task {good} --test 2 --scorer kind", "--scorer"),
+    ("eval --model {model} --task {good} --test 2 --determinism some", "determinism"),
+    ("eval --model {model} --task {good} --test 2 --max-tokens 99999", "--max-tokens"),
+    ("eval --model {model} --task {good} --test 2 --method likelihood", "choices"),
+    ("eval --model {model} --task {good} --test 2 --method likelihood --temperature 1", "--temperature"),
+    ("tasks show chain_sum --levels num_terms", "--levels"),
+    ("tasks show acre --compact", "compact"),
     ("compare gone gone2", "gone"),
     ("compare gone gone", "twice"),
     ("compare {folder} gone", "is no evaluation"),

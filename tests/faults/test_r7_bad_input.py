@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_bad_evals import ELSEWHERE, RETURNED, bad_calls, good_calls
 from fault_bad_inputs import AUTHOR, COMMANDS, World, cases
 from fault_bars import plain_rows
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from docendo import agents, distill
+from docendo import agents, distill, evals
 from docendo.cli import main
 from docendo.errors import DocendoError
 from docendo.records import SamplingParams
@@ -95,6 +96,32 @@ def test_calls(bar: Any, world: World) -> None:
             problem = "something was written"
         failed += [f"{case.name}: {problem}"] if problem else []
     bar.part("calls of the library", cases=count, failed=failed, needed=200)
+
+
+def test_every_public_function_of_evals(bar: Any, world: World) -> None:
+    """A wrong value of any argument is taken, or refused in one line, and never in Python's words."""
+    good = good_calls(world.folder)
+    assert set(good) | RETURNED | ELSEWHERE == set(evals.__all__)
+    failed = [
+        name for name, (function, arguments) in good.items() if raises(lambda f=function, a=arguments: f(**a))
+    ]
+    counts = {"accepted": 0, "refused": 0}
+    for name, call in bad_calls(world.folder):
+        problem = wrong_with(call, "", bar.size(1, short=5) * SECONDS)
+        counts["accepted" if problem == "accepted" else "refused"] += 1
+        failed += [f"{name}: {problem}"] if problem not in ("", "accepted") else []
+    bar.part(
+        "public functions of evals", cases=sum(counts.values()), failed=failed, reached=counts, needed=1500
+    )
+
+
+def raises(call: Callable[[], object]) -> bool:
+    """Whether a call that should work does not."""
+    try:
+        call()
+    except Exception:
+        return True
+    return False
 
 
 def test_commands(bar: Any, world: World, capsys: pytest.CaptureFixture[str]) -> None:

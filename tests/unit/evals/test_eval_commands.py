@@ -113,6 +113,8 @@ def test_the_room_and_its_commands_import_without_torch():
         (("--method", "guess"), "method is 'guess'; expected one of generate, likelihood"),
         (("--method", "likelihood"), "items have no choices"),
         (("--samples", "2"), "samples is 2, but the temperature is 0"),
+        (("--max-tokens", "2048"), "--max-tokens is 2048; expected less than 2048"),
+        (("--determinism", "some"), "determinism is 'some'; expected one of none, seeded, invariant"),
     ],
 )
 def test_what_cannot_be_asked_leaves_no_folder(tmp_path, monkeypatch, capsys, tiny_model_dir, options, line):
@@ -130,8 +132,8 @@ def test_what_only_a_question_shows_leaves_no_folder(tmp_path, monkeypatch, caps
         (tmp_path / "runs/other").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     task = ("--task", "reasoning_gym:chain_sum", "--test", "4", "--name", "none")
-    assert main(["eval", "--model", str(tiny_model_dir), *task, "--max-tokens", "100000"]) == 2
-    assert "max_tokens is 100000" in capsys.readouterr().err
+    assert main(["eval", "--model", str(tiny_model_dir), *task, "--max-tokens", "2040"]) == 2
+    assert "max_tokens is 2040" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
