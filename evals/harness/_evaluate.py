@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from docendo.errors import ConfigError, UserError
+from docendo.errors import ConfigError
 from docendo.evals.harness._arguments import folder_of, items_of, require_settings, scorer_of
 from docendo.evals.harness._keeping import JournalLike, Keeper
 from docendo.evals.harness._records import EvalRecord, Sample
-from docendo.evals.harness._replies import Asker, Reply, Said, failure_of
+from docendo.evals.harness._replies import Asker, Reply, Said, refused
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.harness._subjects import Manner, Method, asker_of
 from docendo.evals.items._baselines import baselines, strata_baselines
@@ -39,16 +39,21 @@ def evaluate(
 
     The subject sees `item.public` alone. An item whose answer did not come, or could not be scored, is
     recorded as failed, with `model: ...`, `task: ...` or `infrastructure: ...` as the reason, and
-    counts neither as right nor as wrong. A wrong configuration (an unknown adapter) is an error at once.
+    counts neither as right nor as wrong. So does one that the engine refuses, such as a prompt that is too
+    long for the model; only if all are refused, the settings are at fault, and the first refusal is raised.
+    Another wrong configuration, such as an unknown adapter, is an error at once.
 
     Args:
-        subject: An agent or an engine (all items go to the engine at once), a compiled graph (run by
-            `docendo.run`; its final state holds `answer`), or a function of a `PublicItem` that
-            returns the text, or a list of as many as `samples`, plain (called one by one) or async.
+        subject: An agent or an engine (all items go to the engine at once), a compiled graph (invoked with
+            `{"item": id}` and a `RunContext`, as by `docendo.run`; its final state holds `answer`), or a
+            function of a `PublicItem` that returns the text, or a list of as many as `samples`, plain
+            (called one by one) or async.
         items: A task, whose test items are asked, or items; each id once.
         scorer: Decides what is right; by default the task's.
         name: Name of the result, such as "before". With `journal` or `folder` it is needed for graphs and
-            functions, because it is part of what a stored answer is found by.
+            functions, which have no fingerprint: a stored answer is found by it, item and samples. That of
+            an agent is found by what is asked of which weights, and belongs to a name only if it was drawn
+            without a seed.
         sampling: Decoding settings instead of the agent's own.
         samples: Answers to draw for each item, for `pass_at`, `majority_at` and `best_of`. The accuracy is
             that of the first.
@@ -67,7 +72,9 @@ def evaluate(
 
     Raises:
         DataError: if there is no item, or an id occurs twice.
-        ConfigError: if the subject is of no known kind, or cannot be asked this way.
+        ConfigError: if a setting cannot be used, the subject is of no known kind, or it cannot be asked this
+            way; or if every item is refused.
+        StorageError: if the folder cannot be written.
 
     Example:
         >>> from docendo.evals import ExactScorer, make_item
@@ -91,12 +98,16 @@ def evaluate(
     start = time.monotonic()
     with Keeper.open(how.folder, journal) as keeper:
         replies = _replies(asker, asked, keeper, label=name or "evaluate", quiet=quiet)
+    judged = [_judged(item, replies[item.id], scorer) for item in asked]
+    refusals = [reply.refusal for reply, _ in judged if reply.refusal is not None]
+    if len(refusals) == len(asked):
+        raise refusals[0]
     majority, chance = baselines(asked)
     result = EvalResult(
         name=name,
         task=task,
         scorer=scorer.name,
-        records=tuple(_record(item, replies[item.id], scorer) for item in asked),
+        records=tuple(_record(item, *each) for item, each in zip(asked, judged, strict=True)),
         majority=majority,
         chance=chance,
         baselines=strata_baselines(asked),
@@ -128,10 +139,6 @@ def _replies(
         missing = [item for item in items if item.id not in replies]
         if missing:
             asker.ask(missing, done, keeper.database)
-    refusals = [reply.refusal for reply in replies.values() if reply.refusal is not None]
-    if len(refusals) == len(items):
-        # No item is at fault if all are refused.
-        raise refusals[0]
     return replies
 
 
@@ -140,26 +147,31 @@ def _advance(bar: Progress, steps: int) -> None:
         bar.advance(steps)
 
 
-def _record(item: Item, reply: Reply, scorer: Scorer) -> EvalRecord:
+def _judged(item: Item, reply: Reply, scorer: Scorer) -> tuple[Reply, list[Sample]]:
+    """The reply with its samples scored, or failed if they cannot be."""
+    try:
+        return reply, [_sample(said, scored(scorer, item, said.text)) for said in reply.samples]
+    except Exception as error:  # a scorer of the user's own may fail in any way
+        failed = refused(error)
+        return reply.replace(failure=failed.failure, refusal=failed.refusal), []
+
+
+def _record(item: Item, reply: Reply, samples: Sequence[Sample]) -> EvalRecord:
     record = EvalRecord(
         item=item.id,
         question=item.public.question,
         text=reply.samples[0].text if reply.samples else "",
         stratum=str(item.public.metadata.get("stratum") or item.public.task),
+        failure=reply.failure,
         choices=reply.choices,
         traces=reply.traces,
         usage=reply.usage,
         seconds=reply.seconds,
         flops=reply.flops,
     )
-    try:
-        if reply.failure is not None:
-            return record.replace(failure=reply.failure)
-        first, *more = (_sample(said, scored(scorer, item, said.text)) for said in reply.samples)
-    except UserError:
-        raise
-    except Exception as error:  # a scorer of the user's own may fail in any way
-        return record.replace(failure=failure_of(error))
+    if reply.failure is not None:
+        return record
+    first, *more = samples
     return record.replace(
         parsed=first.parsed,
         correct=first.correct,

@@ -35,7 +35,6 @@ class Bare:
     """An engine without a role: it is given the question and nothing else."""
 
     role, name, adapter, sampling = "model", "model", None, SamplingParams()
-
     author = Author(agent="model", role="model")
 
     def __init__(self, engine: Any) -> None:

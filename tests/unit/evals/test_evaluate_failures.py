@@ -94,6 +94,26 @@ def test_if_every_item_is_refused_no_item_is_at_fault(tmp_path, tiny_model_dir):
             run(Student(engine, adapter="none"))
 
 
+def test_an_item_that_the_scorer_refuses_fails_alone():
+    class Picky(ExactScorer):
+        def score(self, item, text):
+            if item.id in refused:
+                raise DataError(f"the gold answer of item {item.id} cannot be read")
+            return super().score(item, text)
+
+    def scored():
+        return evaluate(lambda item: "1", ITEMS, scorer=Picky(), quiet=True)
+
+    refused = {ITEMS[2].id}
+    result = scored()
+    assert (result.n, result.correct, result.failed) == (3, 1, 1)
+    assert result.records[2].failure.startswith("task: DataError: the gold answer of item")
+    assert result.records[2].text == "1"
+    refused = {item.id for item in ITEMS}
+    with pytest.raises(DataError, match=f"of item {ITEMS[0].id} cannot be read"):
+        scored()
+
+
 @pytest.mark.parametrize("total", [-math.inf, math.nan, math.inf])
 @pytest.mark.parametrize("method", ["likelihood", "likelihood-per-byte"])
 def test_likelihoods_that_are_no_numbers_are_the_model_s_failure(tmp_path, total, method):

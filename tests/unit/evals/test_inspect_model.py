@@ -93,12 +93,14 @@ def test_a_task_is_evaluated_with_exact_token_counts(log: Any, engine: Engine) -
         assert sample.output.stop_reason in ("stop", "max_tokens")
 
 
-def test_looking_a_model_up_loads_no_second_engine(tiny_model_dir: Path) -> None:
+def test_looking_a_model_up_loads_no_second_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     from inspect_ai.model import get_model_info
 
-    running = set(threading.enumerate())
-    assert get_model_info(f"docendo/{tiny_model_dir}/.") is None  # another name than that of any other test
-    assert set(threading.enumerate()) <= running
+    EntryPoint(name="docendo", value="docendo.evals.interop._inspect_registry", group="inspect_ai").load()
+    loads: list[Any] = []
+    monkeypatch.setattr(Engine, "load", lambda *args, **options: loads.append(args))
+    assert get_model_info("docendo/model-that-is-in-no-table") is None
+    assert loads == []
 
 
 def test_epochs_are_samples_and_not_copies(log: Any) -> None:
