@@ -12,21 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from docendo.agents._templates import completion_ids, prompt_ids
+from docendo.distill.datasets._messages import learnt, plain
 from docendo.errors import ConfigError, DataError
 
-
-def plain(value: Any) -> Any:
-    """A message or tool without the keys that a table filled up with None."""
-    if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items() if entry is not None}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value
-
-
-def learnt(message: Mapping[str, Any]) -> bool:
-    """Whether a message of a completion is learnt: an assistant's, unless it says `"learn": false`."""
-    return message.get("role") == "assistant" and message.get("learn") is not False
+__all__ = ["learnt", "plain", "spans"]
 
 
 def spans(
