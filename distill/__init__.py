@@ -12,7 +12,22 @@ from docendo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from docendo.distill.adapters._adapter import Adapter
+    from docendo.distill.datasets._answers import prompts_dataset, unpaired_dataset
+    from docendo.distill.datasets._classes import classification_dataset
+    from docendo.distill.datasets._contrastive import contrastive_dataset
+    from docendo.distill.datasets._lessons import lessons_dataset
+    from docendo.distill.datasets._manifest import (
+        DatasetManifest,
+        dataset_manifest,
+        load_dataset,
+        save_dataset,
+    )
+    from docendo.distill.datasets._mix import mix_datasets
+    from docendo.distill.datasets._pairs import pairs_dataset
     from docendo.distill.datasets._sft import sft_dataset
+    from docendo.distill.datasets._tree import TraceTree
+    from docendo.distill.objectives._align import align, byte_ends, token_bytes
+    from docendo.distill.objectives._alm import ALM
     from docendo.distill.objectives._objective import (
         Labels,
         Objective,
@@ -23,60 +38,141 @@ if TYPE_CHECKING:
     from docendo.distill.objectives._path import DCO
     from docendo.distill.objectives._state import TripletHidden
     from docendo.distill.objectives._token import KL, BalancedKL, CrossEntropy
+    from docendo.distill.selectors._coverage import KCenter, PCoreSet, greedy_k_center
+    from docendo.distill.selectors._difference import DifferenceSampling
+    from docendo.distill.selectors._difficulty import DifficultyWindow
+    from docendo.distill.selectors._discrimination import discriminative_items
+    from docendo.distill.selectors._in_context import InContextPreference
+    from docendo.distill.selectors._labels import label_probs
+    from docendo.distill.selectors._llkd import LLKD
+    from docendo.distill.selectors._quality import QualityClassifier
+    from docendo.distill.selectors._selection import Selection
+    from docendo.distill.selectors._selector import Selector, Shuffled
+    from docendo.distill.selectors._simple import Random, ShortestCorrect, Verified
+    from docendo.distill.selectors._table import ScoreTable
     from docendo.distill.training._batches import Encoded, batch_order, encode
     from docendo.distill.training._config import TrainConfig
     from docendo.distill.training._packing import pack
+    from docendo.distill.training._paths import teacher_paths
     from docendo.distill.training._teachers import StoredTeacher, store_teacher
     from docendo.distill.training._train import train
     from docendo.distill.training._trainer import ObjectiveTrainer
 
 __all__ = [
+    "ALM",
     "DCO",
     "KL",
+    "LLKD",
     "Adapter",
     "BalancedKL",
     "CrossEntropy",
+    "DatasetManifest",
+    "DifferenceSampling",
+    "DifficultyWindow",
     "Encoded",
+    "InContextPreference",
+    "KCenter",
     "Labels",
     "Objective",
     "ObjectiveTrainer",
+    "PCoreSet",
     "PathObjective",
+    "QualityClassifier",
+    "Random",
+    "ScoreTable",
+    "Selection",
+    "Selector",
+    "ShortestCorrect",
+    "Shuffled",
     "StateObjective",
     "StoredTeacher",
     "TokenObjective",
+    "TraceTree",
     "TrainConfig",
     "TripletHidden",
+    "Verified",
+    "align",
     "batch_order",
+    "byte_ends",
+    "classification_dataset",
+    "contrastive_dataset",
+    "dataset_manifest",
+    "discriminative_items",
     "encode",
+    "greedy_k_center",
+    "label_probs",
+    "lessons_dataset",
+    "load_dataset",
+    "mix_datasets",
     "pack",
+    "pairs_dataset",
+    "prompts_dataset",
+    "save_dataset",
     "sft_dataset",
     "store_teacher",
+    "teacher_paths",
+    "token_bytes",
     "train",
+    "unpaired_dataset",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "ALM": "docendo.distill.objectives._alm",
         "DCO": "docendo.distill.objectives._path",
         "KL": "docendo.distill.objectives._token",
+        "LLKD": "docendo.distill.selectors._llkd",
         "Adapter": "docendo.distill.adapters._adapter",
         "BalancedKL": "docendo.distill.objectives._token",
         "CrossEntropy": "docendo.distill.objectives._token",
+        "DatasetManifest": "docendo.distill.datasets._manifest",
+        "DifferenceSampling": "docendo.distill.selectors._difference",
+        "DifficultyWindow": "docendo.distill.selectors._difficulty",
         "Encoded": "docendo.distill.training._batches",
+        "InContextPreference": "docendo.distill.selectors._in_context",
+        "KCenter": "docendo.distill.selectors._coverage",
         "Labels": "docendo.distill.objectives._objective",
         "Objective": "docendo.distill.objectives._objective",
         "ObjectiveTrainer": "docendo.distill.training._trainer",
+        "PCoreSet": "docendo.distill.selectors._coverage",
         "PathObjective": "docendo.distill.objectives._objective",
+        "QualityClassifier": "docendo.distill.selectors._quality",
+        "Random": "docendo.distill.selectors._simple",
+        "ScoreTable": "docendo.distill.selectors._table",
+        "Selection": "docendo.distill.selectors._selection",
+        "Selector": "docendo.distill.selectors._selector",
+        "ShortestCorrect": "docendo.distill.selectors._simple",
+        "Shuffled": "docendo.distill.selectors._selector",
         "StateObjective": "docendo.distill.objectives._objective",
         "StoredTeacher": "docendo.distill.training._teachers",
         "TokenObjective": "docendo.distill.objectives._objective",
+        "TraceTree": "docendo.distill.datasets._tree",
         "TrainConfig": "docendo.distill.training._config",
         "TripletHidden": "docendo.distill.objectives._state",
+        "Verified": "docendo.distill.selectors._simple",
+        "align": "docendo.distill.objectives._align",
         "batch_order": "docendo.distill.training._batches",
+        "byte_ends": "docendo.distill.objectives._align",
+        "classification_dataset": "docendo.distill.datasets._classes",
+        "contrastive_dataset": "docendo.distill.datasets._contrastive",
+        "dataset_manifest": "docendo.distill.datasets._manifest",
+        "discriminative_items": "docendo.distill.selectors._discrimination",
         "encode": "docendo.distill.training._batches",
+        "greedy_k_center": "docendo.distill.selectors._coverage",
+        "label_probs": "docendo.distill.selectors._labels",
+        "lessons_dataset": "docendo.distill.datasets._lessons",
+        "load_dataset": "docendo.distill.datasets._manifest",
+        "mix_datasets": "docendo.distill.datasets._mix",
         "pack": "docendo.distill.training._packing",
+        "pairs_dataset": "docendo.distill.datasets._pairs",
+        "prompts_dataset": "docendo.distill.datasets._answers",
+        "save_dataset": "docendo.distill.datasets._manifest",
         "sft_dataset": "docendo.distill.datasets._sft",
         "store_teacher": "docendo.distill.training._teachers",
+        "teacher_paths": "docendo.distill.training._paths",
+        "token_bytes": "docendo.distill.objectives._align",
         "train": "docendo.distill.training._train",
+        "unpaired_dataset": "docendo.distill.datasets._answers",
     },
 )

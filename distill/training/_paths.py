@@ -1,0 +1,124 @@
+"""A teacher's path through the completions of rows: what ALM compares a student's with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoTokenizer
+
+from docendo.agents import models
+from docendo.distill.adapters._adapter import Adapter
+from docendo.distill.objectives._align import byte_ends, require_text, token_bytes
+from docendo.distill.objectives._alm import PATH
+from docendo.distill.training._batches import Encoded, encode
+from docendo.distill.training._config import Dtype
+from docendo.distill.training._forward import Forward
+from docendo.distill.training._teachers import load_teacher
+from docendo.progress import progress
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def teacher_paths(
+    model: str | Path,
+    dataset: Iterable[Mapping[str, Any]],
+    *,
+    adapter: str | Path | None = None,
+    batch_size: int = 16,
+    dtype: Dtype = "auto",
+    quiet: bool = False,
+) -> Dataset:
+    """Adds a teacher's view of each completion to rows: the column `teacher_path` that `ALM` learns from.
+
+    It holds, for each of the teacher's tokens, `ends` (where it ends in the completion's bytes),
+    `logprobs` (natural logarithm) and `boundaries` (the probability that something new begins after it:
+    a token that starts with white space, or the end of the turn). The teacher is asked with the same
+    messages, under its own template.
+
+    Args:
+        model: The teacher: catalogue name, folder or hub id; its tokenizer may be any.
+        dataset: Rows with `prompt` and a `completion` of one answer.
+        adapter: A LoRA adapter of the teacher, or None.
+        batch_size: Rows in a forward pass.
+        dtype: Precision of the teacher, as in `TrainConfig`.
+        quiet: Show no progress.
+
+    Returns:
+        The rows with the column.
+
+    Raises:
+        DataError: if a row is malformed, or the teacher's tokenizer changes a text.
+
+    Example:
+        >>> from docendo.distill import ALM, teacher_paths, train
+        >>> rows = teacher_paths("gemma-3-270m", rows)  # doctest: +SKIP
+        >>> adapter = train(
+        ...     "smollm2-135m-instruct", rows, output="adapters/alm", objective=ALM()
+        ... )  # doctest: +SKIP
+    """
+    from datasets import Dataset
+
+    source = models.resolve(model)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    rows: list[dict[str, Any]] = []
+
+    def keep(row: Mapping[str, Any], example: Encoded) -> Encoded:
+        rows.append(dict(row))
+        return example
+
+    examples, _ = encode(dataset, tokenizer, max_length=tokenizer.model_max_length, extend=keep)
+    older = Adapter.open(adapter) if adapter is not None else None
+    teacher = Forward(load_teacher(source, older, dtype), packed=None, examples=examples)
+    opening = _openers(tokenizer, teacher.model.get_output_embeddings().weight.shape[0])
+    order = sorted(range(len(rows)), key=lambda index: len(examples[index]))
+    with progress("score with the teacher", len(rows), quiet=quiet) as bar:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = teacher.collate([examples[index] for index in chosen])
+            found, new = _scores(teacher, batch, opening)
+            for index in chosen:
+                count = len(examples[index].completion)
+                rows[index][PATH] = {
+                    "ends": _ends(tokenizer, examples[index], rows[index]),
+                    "logprobs": found[:count],
+                    # Of a token's own end the mass comes from the next place; nothing follows the last.
+                    "boundaries": [*new[1:count], 1.0],
+                }
+                found, new = found[count:], new[count:]
+            bar.advance(len(chosen))
+    return Dataset.from_list(rows)
+
+
+def _ends(tokenizer: Any, example: Encoded, row: Mapping[str, Any]) -> list[int]:
+    pieces = token_bytes(tokenizer, example.completion)
+    completion = row["completion"]
+    text = completion if isinstance(completion, str) else str(completion[-1]["content"])
+    require_text(pieces, text, "teacher")
+    return byte_ends(pieces)
+
+
+def _scores(teacher: Forward, batch: Mapping[str, Any], opening: Any) -> tuple[list[float], list[float]]:
+    """Log-probability of each label, and the mass on tokens that begin something new in its place."""
+    labels, logprobs, masses = batch["labels"], [], []
+    with torch.inference_mode():
+        outputs = teacher(batch)
+        for start in range(0, len(labels), 16):
+            part = slice(start, start + 16)
+            found = outputs.logits_of(part).float().log_softmax(-1)
+            logprobs.extend(found.gather(1, labels[part].unsqueeze(1)).squeeze(1).tolist())
+            masses.extend((found.exp() @ opening).tolist())
+    return logprobs, masses
+
+
+def _openers(tokenizer: Any, size: int) -> Any:
+    """1 for each token that begins with white space or ends the turn, 0 for the others."""
+    known = min(size, len(tokenizer))
+    opening = torch.zeros(size)
+    ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
+    for token, piece in enumerate(token_bytes(tokenizer, range(known))):
+        opening[token] = float(token in ends or piece[:1].isspace())
+    return opening
