@@ -39,7 +39,7 @@ def resolved(columns: Columns | None) -> dict[str, Any]:
         if key not in known:
             raise ConfigError(f"columns has the key {key!r}", expected=" and ".join(known))
         listed = key in _LISTS and isinstance(column, (list, tuple))
-        if not all(isinstance(name, str) and name for name in (column if listed else [column])):
+        if not column or not all(isinstance(name, str) and name for name in (column if listed else [column])):
             raise ConfigError(f"columns[{key!r}] is {column!r}", expected="the name of a column")
     return {**_COLUMNS, **(columns or {})}
 
@@ -92,6 +92,11 @@ def _question(row: Mapping[str, Any], column: str, where: str) -> str:
                 f"the question's template is {column!r} ({error})",
                 expected="columns in braces, and {{ }} for braces that are meant",
             ) from None
+        if any(field == "" or form or conversion for _, field, form, conversion in parts):
+            raise ConfigError(
+                f"the question's template is {column!r}",
+                expected="names of columns in braces, without a format of their own",
+            )
         fields = [field for _, field, _, _ in parts if field]
         values = {field: _cell(row, field, "question", where) for field in fields}
         text = "".join(literal + (str(values[field]) if field else "") for literal, field, _, _ in parts)

@@ -274,3 +274,20 @@ def test_a_template_that_is_none_and_levels_that_are_none(tmp_path):
         tasks(str(path), test=1, columns={**COLUMNS, "question": "{q"})
     with pytest.raises(ConfigError, match="levels is 3; expected levels of attributes"):
         tasks("reasoning_gym:chain_sum", test=1, levels=3)
+
+
+@pytest.mark.parametrize("template", ["{}: {q}", "{q!r}", "{q:>20}"])
+def test_a_template_that_formats_is_refused(tmp_path, template):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "one?", "answer": 1}\n')
+    with pytest.raises(
+        ConfigError, match=r"the question's template is .* expected names of columns in braces"
+    ):
+        tasks(str(path), test=1, columns={"question": template})
+
+
+def test_an_empty_list_of_columns_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "one?", "answer": 1, "choices": ["1", "2"]}\n')
+    with pytest.raises(ConfigError, match=r"columns\['choices'\] is \[\]"):
+        tasks(str(path), test=1, columns={"choices": []})
