@@ -276,5 +276,6 @@ def _require_answers(result: EvalResult) -> None:
     reasons = [record.failure for record in result.records]
     if result.n or not reasons[0]:
         return
-    kind = _FAILURES.get(reasons[0].partition(":")[0], InfrastructureError)
-    raise kind(f"all {len(reasons)} items failed, the first because of {reasons[0]}")
+    blamed, _, reason = reasons[0].partition(": ")
+    kind = _FAILURES.get(blamed, InfrastructureError)
+    raise kind(f"all {len(reasons)} items failed, the first because of {reason}")

@@ -181,7 +181,7 @@ def test_items_that_all_failed_are_no_success(tmp_path, monkeypatch, capsys, tin
     out, err = capsys.readouterr()
     assert (json.loads(out)["n"], json.loads(out)["failed"]) == (0, 4)
     (line,) = [line for line in err.splitlines() if line.startswith("error")]
-    assert line.startswith("error (task): all 4 items failed, the first because of task: TaskFailure: ")
+    assert line.startswith("error (task): all 4 items failed, the first because of TaskFailure: ")
 
 
 def test_columns_levels_and_scorers_by_name(tmp_path, monkeypatch, capsys, tiny_model_dir):
