@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from docendo.checks import is_count, is_number
@@ -13,6 +14,39 @@ from docendo.records import Record
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Dtype = Literal["auto", "bfloat16", "float32"]
+
+_OWN = {
+    "output_dir": "train(output=...)",
+    "max_steps": "max_steps",
+    "num_train_epochs": "num_train_epochs",
+    "learning_rate": "learning_rate",
+    "per_device_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "auto_find_batch_size": "per_device_train_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "warmup_ratio": "warmup_ratio",
+    "warmup_steps": "warmup_ratio",
+    "lr_scheduler_type": "lr_scheduler_type",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+    "seed": "seed",
+    "data_seed": "seed",
+    "save_strategy": "save_steps",
+    "save_steps": "save_steps",
+    "save_total_limit": "save_total_limit",
+    "save_only_model": "save_steps",
+    "load_best_model_at_end": None,
+    "resume_from_checkpoint": "train(resume=True)",
+    "ignore_data_skip": None,
+    "logging_strategy": None,
+    "logging_steps": None,
+    "logging_first_step": None,
+    "logging_nan_inf_filter": None,
+    "disable_tqdm": "train(quiet=True)",
+}
+"""Names of `transformers.TrainingArguments` that are settings of docendo's, and which."""
+_NO_EFFECT = ("save_steps", "save_seconds", "save_total_limit")
+_REPORTING = ("report_to", "run_name", "logging_dir", "log_level")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +73,13 @@ class TrainConfig(Record):
         dtype: Precision of the frozen base. "auto" is bfloat16 where the processor multiplies it natively
             and float32 elsewhere. LoRA weights and optimiser are float32 always.
         max_length: Examples with more tokens are left out and counted (1,024: TRL's `SFTConfig`).
+        save_steps: Optimiser steps between checkpoints; None saves by the clock, 0 never.
+        save_seconds: Seconds between checkpoints by the clock (60: what an interruption may cost). Saving
+            takes 1 % of the time at most; where it is slow, it becomes rarer.
+        save_total_limit: Checkpoints that are kept (2: one to fall back to).
+        arguments: Further `transformers.TrainingArguments` by name, as JSON values: `fsdp`, `deepspeed`,
+            `bf16`, `gradient_checkpointing`, `optim`, `report_to` and so on. Those not named are chosen by
+            the hardware, or are the defaults of Transformers.
     """
 
     learning_rate: float = 1e-3
@@ -57,6 +98,10 @@ class TrainConfig(Record):
     target_modules: str | tuple[str, ...] = "all-linear"
     dtype: Dtype = "auto"
     max_length: int = 1024
+    save_steps: int | None = None
+    save_seconds: float = 60.0
+    save_total_limit: int = 2
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks ranges, so that a bad value fails before a model is loaded."""
@@ -100,16 +145,31 @@ class TrainConfig(Record):
             ),
             ("dtype", self.dtype in get_args(Dtype), ", ".join(get_args(Dtype))),
             ("max_length", _whole(self.max_length, 2), "at least 2"),
+            ("save_steps", self.save_steps is None or _whole(self.save_steps, 0), "None, or 0 or more"),
+            ("save_seconds", _at_least(self.save_seconds, 0), "0 or more"),
+            ("save_total_limit", _whole(self.save_total_limit, 1), "at least 1"),
         )
         for name, good, expected in checks:
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=expected)
+        _require_arguments(self.arguments)
 
-    def total_steps(self, examples: int) -> int:
+    def identity(self) -> dict[str, Any]:
+        """What of the settings makes two trainings the same: all but when checkpoints and reports are made.
+
+        Example:
+            >>> TrainConfig(save_steps=10).identity() == TrainConfig().identity()
+            True
+        """
+        found = {name: value for name, value in self.to_json().items() if name not in _NO_EFFECT}
+        further = {name: value for name, value in found.pop("arguments").items() if name not in _REPORTING}
+        return {**found, "arguments": further} if further else found
+
+    def total_steps(self, examples: int, processes: int = 1) -> int:
         """Number of optimiser steps for that many examples."""
         if self.max_steps > 0:
             return self.max_steps
-        batches = math.ceil(examples / self.per_device_train_batch_size)
+        batches = math.ceil(examples / (self.per_device_train_batch_size * processes))
         return math.ceil(self.num_train_epochs * math.ceil(batches / self.gradient_accumulation_steps))
 
     def warmup_steps(self, total: int) -> int:
@@ -123,3 +183,18 @@ def _whole(value: Any, least: int) -> bool:
 
 def _at_least(value: Any, least: float) -> bool:
     return is_number(value) and value >= least
+
+
+def _require_arguments(given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"arguments is {given!r}", expected="TrainingArguments by name")
+    for name, value in given.items():
+        if name in _OWN:
+            raise ConfigError(
+                f"arguments.{name} is set by docendo",
+                remedy=f"use {_OWN[name]}" if _OWN[name] else "leave it out",
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"arguments.{name} is {value!r} ({error})", expected="JSON values") from None

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,13 +17,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoTokenizer, TrainerCallback
 
 from docendo.agents import models
 from docendo.checks import is_number
 from docendo.distill.adapters._adapter import CARD, WEIGHTS, Adapter, model_card
 from docendo.distill.datasets._lineage import data_digest, lineage, record_dataset
+from docendo.distill.training._arguments import arguments, is_first, processes
+from docendo.distill.training._arguments import training_arguments as training_arguments
+from docendo.distill.training._checkpoints import Checkpoint
 from docendo.distill.training._config import TrainConfig
+from docendo.distill.training._durable import DurableTrainer
 from docendo.distill.training._models import (
     base_name,
     load_peft,
@@ -34,6 +37,7 @@ from docendo.distill.training._models import (
     seeded,
     snapshot,
 )
+from docendo.distill.training._resume import checkpoints_of, holding, interrupted, keep
 from docendo.errors import ConfigError, DataError, ModelFailure, SilentNoOp
 from docendo.files import new_directory, require_writable, write_text
 from docendo.manifest import MANIFEST, write_manifest
@@ -65,7 +69,7 @@ class Materials:
 
     def arguments(self, examples: int) -> dict[str, Any]:
         """Keyword arguments of `transformers.TrainingArguments` (or a subclass) for that many examples."""
-        return arguments(self.config, self.config.total_steps(examples), str(self.scratch))
+        return arguments(self.config, self.config.total_steps(examples, processes()), str(self.scratch))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +77,14 @@ class Build:
     """A trainer that is ready to run, and what it will learn from.
 
     Attributes:
-        trainer: The trainer, over `arguments` with `max_steps` set.
+        trainer: The trainer, over `Materials.arguments`. Another library's has `DurableTrainer` mixed in.
         probe: Returns logits of a few examples; they must differ after training.
         data: Counts for the manifest: `examples`, `too_long`, `tokens`, `completion_tokens`.
         facts: Further numbers for the adapter's metrics.
         close: Frees what the method opened (an engine), whatever happens.
     """
 
-    trainer: Trainer
+    trainer: DurableTrainer
     probe: Callable[[], Any]
     data: Mapping[str, int]
     facts: Mapping[str, float] = field(default_factory=dict)
@@ -132,18 +136,28 @@ def run_job(
         "base": {"name": base_name(model), "fingerprint": fingerprint},
         "parent": older.sha256 if older else None,
         "method": dict(method.identity()),
-        "config": config.to_json(),
-        "metadata": dict(metadata or {}),
+        "config": config.identity(),
     }
     made_of, made_from = data_digest(rows), lineage(rows, older.manifest if older else None)
+    kept = checkpoints_of(output, {**identity, "data": made_of}, config)
+    identity["metadata"] = dict(metadata or {})
     if resume and (output / MANIFEST).is_file():
         finished = Adapter.open(output)
         # What the rows come from may differ where what they say does not; taint has to know.
         if _same(finished, identity, made_of) and finished.manifest.get("lineage") == made_from:
-            _record(database, rows, finished.manifest)
+            if is_first():
+                _record(database, rows, finished.manifest)
+                kept.clear()  # a process was killed when it had just finished
             return finished
-    require_writable(output)
-    with tempfile.TemporaryDirectory() as scratch, seeded(config.seed):
+    quiet = quiet or not is_first()
+    if is_first():
+        require_writable(output)
+    with (
+        holding(kept, config, resume=resume),
+        tempfile.TemporaryDirectory() as scratch,
+        seeded(config.seed),
+    ):
+        checkpoint = kept.newest() if resume else None
         materials = Materials(
             rows=rows,
             config=config,
@@ -161,61 +175,39 @@ def run_job(
                     f"{built.data['too_long']} of {len(rows)} examples have more than {config.max_length} "
                     "tokens and are left out."
                 )
-            trained = _fit(materials.model, built, config, title=f"train {name}", quiet=quiet)
+            keep(built.trainer, kept, config)
+            trained = _fit(materials.model, built, config, checkpoint, title=f"train {name}", quiet=quiet)
+        except KeyboardInterrupt:
+            kept.tell(interrupted(built.trainer, kept))
+            raise
         finally:
             built.close()
-    facts = {
-        "format": 1,
-        "name": name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **identity,
-        "data": {
-            "digest": made_of,
-            "items": len({row.get("item", index) for index, row in enumerate(rows)}),
-            **built.data,
-        },
-        "lineage": made_from,
-        "metrics": {**trained.metrics, **built.facts},
-        "losses": trained.losses,
-        "versions": {
-            package: importlib.metadata.version(package)
-            for package in ("docendo", "torch", "transformers", "peft")
-        },
-    }
-    with new_directory(output) as folder:
-        save_peft(materials.model, folder, base_name(model))
-        write_text(folder / CARD, model_card(facts))
-        _record(database, rows, write_manifest(folder, facts))
+        facts = {
+            "format": 1,
+            "name": name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **identity,
+            "data": {
+                "digest": made_of,
+                "items": len({row.get("item", index) for index, row in enumerate(rows)}),
+                **built.data,
+            },
+            "lineage": made_from,
+            "metrics": {**trained.metrics, **built.facts},
+            "losses": trained.losses,
+            "versions": {
+                package: importlib.metadata.version(package)
+                for package in ("docendo", "torch", "transformers", "peft")
+            },
+        }
+        if is_first():
+            with new_directory(output) as folder:
+                save_peft(materials.model, folder, base_name(model), trained.weights)
+                write_text(folder / CARD, model_card(facts))
+                _record(database, rows, write_manifest(folder, facts))
+            kept.clear()
+        built.trainer.accelerator.wait_for_everyone()
     return Adapter.open(output)
-
-
-def arguments(config: TrainConfig, total: int, scratch: str) -> dict[str, Any]:
-    """The settings as keyword arguments of `transformers.TrainingArguments`."""
-    return {
-        "output_dir": scratch,
-        "max_steps": total,
-        "learning_rate": config.learning_rate,
-        "per_device_train_batch_size": config.per_device_train_batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "warmup_steps": config.warmup_steps(total),
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "seed": config.seed,
-        "optim": "adamw_torch_fused",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "bf16": False,
-        "use_cpu": True,
-    }
-
-
-def training_arguments(config: TrainConfig, total: int, scratch: str) -> TrainingArguments:
-    """`transformers.TrainingArguments` of the settings."""
-    return TrainingArguments(**arguments(config, total, scratch))
 
 
 def _record(database: Database | None, rows: list[dict[str, Any]], manifest: Mapping[str, Any]) -> None:
@@ -257,20 +249,30 @@ class _Trained:
 
     losses: list[tuple[int, float]]
     metrics: dict[str, float]
+    weights: dict[str, Any]
 
 
-def _fit(model: Any, built: Build, config: TrainConfig, *, title: str, quiet: bool) -> _Trained:
+def _fit(
+    model: Any,
+    built: Build,
+    config: TrainConfig,
+    checkpoint: Checkpoint | None,
+    *,
+    title: str,
+    quiet: bool,
+) -> _Trained:
     """Trains and makes sure that it had an effect."""
     trainer, total = built.trainer, int(built.trainer.args.max_steps)
     with quiet_libraries():
         before, logits = snapshot(model), built.probe()
         with progress(title, total, quiet=quiet) as bar:
-            watch = _Watch(bar)
-            trainer.add_callback(watch)
-            start = time.monotonic()
-            trainer.train()
-            seconds = time.monotonic() - start
-        change = _change(before, snapshot(model))
+            trainer.add_callback(_Watch(bar))
+            if checkpoint is not None:
+                bar.advance(checkpoint.step, "resumed")
+            trainer.go_on(checkpoint)
+            seconds = trainer.seconds
+        after = snapshot(model)
+        change = _change(before, after)
         shift = float((built.probe() - logits).abs().max())
     if not math.isfinite(change) or not math.isfinite(shift):
         raise ModelFailure("The trained weights are not finite; lower the learning rate.")
@@ -280,14 +282,16 @@ def _fit(model: Any, built: Build, config: TrainConfig, *, title: str, quiet: bo
             f"Training changed {what} in {total} steps at learning rate {config.learning_rate:g}; "
             "raise the rate or the steps, or check target_modules."
         )
-    losses = [loss for _, loss in watch.losses]
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    losses = [(int(entry["step"]), float(entry["loss"])) for entry in history]
     return _Trained(
-        losses=watch.losses,
+        losses=losses,
+        weights=after,
         metrics={
             "steps": total,
             "seconds": round(seconds, 3),
-            "first_loss": losses[0],
-            "final_loss": losses[-1],
+            "first_loss": losses[0][1],
+            "final_loss": losses[-1][1],
             "delta_norm": change,
             "logit_shift": shift,
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -296,10 +300,10 @@ def _fit(model: Any, built: Build, config: TrainConfig, *, title: str, quiet: bo
 
 
 class _Watch(TrainerCallback):
-    """Keeps the losses, stops at the first that is not finite, moves the progress bar."""
+    """Stops at the first loss that is not finite, moves the progress bar."""
 
     def __init__(self, bar: Progress) -> None:
-        self.bar, self.losses = bar, list[tuple[int, float]]()
+        self.bar = bar
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
@@ -310,7 +314,6 @@ class _Watch(TrainerCallback):
                 f"Loss {loss} or its gradient is not finite at step {state.global_step}; "
                 "lower the learning rate or check the data."
             )
-        self.losses.append((state.global_step, loss))
         self.bar.advance(1, f"loss {loss:.3f}")
 
 
@@ -333,8 +336,10 @@ def probe_logits(model: Any, batch: Mapping[str, Any]) -> Any:
     try:
         with torch.no_grad():
             output = model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-            ).logits
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+                use_cache=False,
+            ).logits.cpu()
             return output.flatten(0, 1).index_select(0, batch["sources"]).float()
     finally:
         model.train(training)

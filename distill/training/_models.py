@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,14 @@ def load_peft(source: Path, config: TrainConfig, older: Adapter | None) -> Any:
             ) from error
 
 
-def save_peft(model: Any, folder: Path, base_name: str) -> None:
-    """Writes the PEFT files and reads the weights back."""
-    expected = {key: value.clone() for key, value in snapshot(model).items()}
+def save_peft(model: Any, folder: Path, base_name: str, expected: Mapping[str, Any]) -> None:
+    """Writes the PEFT files and reads the weights back; they have to be those of the `snapshot` given."""
     # The recorded base is a name, never a path of this machine.
     model.peft_config["default"].base_model_name_or_path = base_name
     try:
         with quiet_libraries():
-            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            whole = {"state_dict": dict(expected)} if _is_sharded(model) else {}
+            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **whole)
     except SafetensorError as error:  # its way to say that the disk is full
         raise OSError(f"{WEIGHTS}: {error}") from error
     found = load_file(folder / WEIGHTS)
@@ -87,7 +87,19 @@ def save_peft(model: Any, folder: Path, base_name: str) -> None:
 
 
 def snapshot(model: Any) -> dict[str, Any]:
-    return {key: p.detach().clone() for key, p in model.named_parameters() if p.requires_grad}
+    """Copies of the trained weights on the CPU; where they are sharded, all processes have to ask at once."""
+    return {key: _whole(p.detach()) for key, p in model.named_parameters() if p.requires_grad}
+
+
+def _whole(tensor: Any) -> Any:
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    return tensor.to("cpu", copy=True)
+
+
+def _is_sharded(model: Any) -> bool:
+    """Whether processes hold the weights in parts (FSDP)."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def require_shape(older: Adapter, config: TrainConfig) -> None:

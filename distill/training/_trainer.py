@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from docendo.distill.objectives._objective import Labels, Objective, StateObjective
 from docendo.distill.objectives._token import TOP_IDS, CrossEntropy
 from docendo.distill.training._batches import BucketSampler, Encoded
+from docendo.distill.training._durable import DurableTrainer
 from docendo.distill.training._forward import Forward, Outputs, term_loss
 from docendo.distill.training._packing import labels_of
 from docendo.errors import DataError
@@ -24,7 +25,7 @@ _FAINT = 0.01
 """Share of the gradient below which a term is said to do nothing."""
 
 
-class ObjectiveTrainer(Trainer):
+class ObjectiveTrainer(DurableTrainer):
     """Trains a `PeftModel` on the completions of chat examples, by one objective or a sum of several.
 
     Each term is a sum over the batch, divided by its count over the whole optimiser step, however many
