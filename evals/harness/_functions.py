@@ -85,20 +85,18 @@ def ask_async(
     """
     from docendo.graphs._nodes import blocking
 
+    ended: set[str] = set()
+
     async def one(item: Item, gate: asyncio.Semaphore) -> None:
         async with gate:
             start = time.monotonic()
             try:
                 said = await call(item)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                reply = refused(InfrastructureError("the call was cancelled"))
             except Exception as error:
                 reply = refused(error)
             else:
                 reply = read(said)
+        ended.add(item.id)
         done(item, reply.replace(seconds=reply.seconds or time.monotonic() - start))
 
     async def every() -> None:
@@ -110,5 +108,8 @@ def ask_async(
         except BaseExceptionGroup as errors:
             # The first error stands for all: it has cancelled the others.
             raise errors.exceptions[0] from None
+        for item in items:
+            if item.id not in ended:  # somebody has cancelled this call alone
+                done(item, refused(InfrastructureError("the call was cancelled")))
 
     blocking(every())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from docendo.errors import ConfigError
 from docendo.evals.harness._replies import Reply
+from docendo.evals.items._given import short
 from docendo.records import Trace
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ class Keeper:
         """A keeper of the folder or of the journal, which stays open.
 
         Raises:
-            ConfigError: if both are given.
+            ConfigError: if both are given, or the journal is none.
         """
         if folder is None:
+            if journal is not None and not (hasattr(journal, "get") and hasattr(journal, "put")):
+                raise ConfigError(f"journal is {short(journal)}", expected="a docendo.memory.Journal")
             yield cls(journal)
             return
         if journal is not None:

@@ -169,6 +169,7 @@ def test_fewer_or_more_answers_than_asked_for_are_no_answer(tmp_path, came):
         ({"samples": "2"}, ConfigError, "samples is '2'; expected 1 or more"),
         ({"folder": 3}, ConfigError, "folder is 3; expected a path"),
         ({"folder": ""}, ConfigError, "folder is ''; expected a path"),
+        ({"journal": 3}, ConfigError, "journal is 3; expected a docendo.memory.Journal"),
         ({"name": 3}, ConfigError, "name is 3; expected Unicode text"),
         ({"name": "a\ud800"}, ConfigError, r"name is 'a\\ud800'; expected Unicode text"),
         ({"sampling": {"n": 1}}, ConfigError, r"sampling is \{'n': 1\}; expected SamplingParams"),

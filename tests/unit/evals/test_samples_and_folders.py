@@ -342,10 +342,14 @@ def test_what_is_drawn_without_a_seed_belongs_to_one_evaluation(tmp_path):
     assert again.records == first.records
 
 
-def test_a_call_that_was_cancelled_by_somebody_is_a_failure_of_the_machine():
+@pytest.mark.parametrize("how", ["raised", "its own task"])
+def test_a_call_that_was_cancelled_by_somebody_is_a_failure_of_the_machine(how):
     async def answer(item):
         if item.id == ITEMS[2].id:
-            raise asyncio.CancelledError
+            if how == "raised":
+                raise asyncio.CancelledError
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
         return "1"
 
     result = run(answer)
