@@ -212,10 +212,10 @@ def by_interval(margin: float) -> Pairing:
         found = [
             (better, worse)
             for better, worse in product(group, group)
-            # Rewards are sums of fractions: a gap of 1/3 must not fail for its last bit.
+            # Values are means: a gap of 1/3 must not fail for its last bit, nor come before an equal one.
             if better.promoted and better.value - worse.value >= margin - 1e-9
         ]
-        return sorted(found, key=lambda pair: pair[1].value - pair[0].value)
+        return sorted(found, key=lambda pair: round(pair[1].value - pair[0].value, 9))
 
     return pairing
 

@@ -17,7 +17,10 @@ def command(
     model: Annotated[str, typer.Option(help="Base model: catalogue name, local folder or hub id.")],
     data: Annotated[
         Path,
-        typer.Option(help="A run folder, a traces .jsonl file, or a .jsonl file of prompt and completion."),
+        typer.Option(
+            help="A run folder, a data set's folder, a traces .jsonl file, or a .jsonl file of prompt and "
+            "completion."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the new adapter.")],
     task: Annotated[
@@ -62,7 +65,7 @@ def command(
         lora_alpha=2 * rank,
         seed=train_seed,
     )
-    rows = _rows(data) if data.is_file() else None
+    rows = _rows(data)
     if rows is None and task is None:
         raise ConfigError(
             "--task is not given",
@@ -115,7 +118,9 @@ def _student() -> Any:
 
 
 def _rows(path: Path) -> list[dict[str, Any]] | None:
-    """Rows of prompt and completion, or None if the file holds something else."""
+    """Rows of prompt and completion, or None if the path holds something else."""
+    if path.is_dir():
+        return _saved(path)
     rows: list[dict[str, Any]] = []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
@@ -141,12 +146,23 @@ def _rows(path: Path) -> list[dict[str, Any]] | None:
     return rows or None
 
 
+def _saved(folder: Path) -> list[dict[str, Any]] | None:
+    """Rows that `save_dataset` wrote, checked against their manifest; None if it is another folder."""
+    from docendo.distill import load_dataset
+    from docendo.manifest import MANIFEST
+
+    if not (folder / MANIFEST).is_file():
+        return None
+    return list(load_dataset(folder).to_list())
+
+
 @contextmanager
 def _database(path: Path) -> Iterator[Any]:
-    """The database of a run's folder, where the adapter is recorded; None for a file."""
+    """The database of a run's folder, where the adapter is recorded; None for a file or a data set."""
+    from docendo.manifest import MANIFEST
     from docendo.memory import DATABASE, Database
 
-    if not path.is_dir():
+    if not path.is_dir() or (path / MANIFEST).is_file():
         yield None
         return
     if not (path / DATABASE).is_file():
