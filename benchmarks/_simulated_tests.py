@@ -94,7 +94,7 @@ def _claims(up: int, down: int, n: int) -> bool:
 
     before = [False] * up + [True] * down + [False] * (n - up - down)
     after = [True] * up + [False] * down + [False] * (n - up - down)
-    found = compare(result("before", before), result("after", after), resamples=1000)
+    found = compare(result("before", before), result("after", after))
     return found.verdict != "no effect shown"
 
 

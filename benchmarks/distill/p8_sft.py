@@ -6,17 +6,16 @@ attention kernel, optimiser and batch size; the rates count tokens of the exampl
 
 from __future__ import annotations
 
-import random
 import statistics
 import tempfile
-import time
 import warnings
 from typing import Any
 
 import torch
 from _harness import Arm, Bar, Options, Part, against, alternate, ratios
+from _training import Clock, chats
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoTokenizer, PrinterCallback
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
@@ -26,68 +25,6 @@ from docendo.distill.training._job import training_arguments
 from docendo.distill.training._kernels import speed_up
 from docendo.distill.training._models import load_peft
 
-WORDS = (
-    "the",
-    "cat",
-    "dog",
-    "river",
-    "house",
-    "stone",
-    "green",
-    "quick",
-    "slow",
-    "runs",
-    "reads",
-    "near",
-    "far",
-)
-
-
-def chats(count: int) -> list[dict[str, Any]]:
-    """Questions of 2 to 60 words and answers of 2 to 48, so that examples have about 32 to 138 tokens."""
-    rng = random.Random(0)
-    rows = []
-    for _ in range(count):
-        question = " ".join(rng.choices(WORDS, k=rng.randint(2, 60)))
-        answer = " ".join(rng.choices(WORDS, k=rng.randint(2, 48)))
-        rows.append(
-            {
-                "prompt": [{"role": "user", "content": question}],
-                "completion": [{"role": "assistant", "content": answer}],
-            }
-        )
-    return rows
-
-
-class Clock(TrainerCallback):
-    """Counts tokens and times the steps; the first step is warm-up."""
-
-    def __init__(self) -> None:
-        self.wall: list[float] = []
-        self.processor: list[float] = []
-        self.tokens: list[int] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Notes when a step ended."""
-        self.wall.append(time.perf_counter())
-        self.processor.append(time.process_time())
-
-    def counting(self, collate: Any) -> Any:
-        """Returns `collate` with a count of the tokens it is given."""
-
-        def counted(batch: Any) -> Any:
-            self.tokens.append(
-                sum(len(one["input_ids"]) if isinstance(one, dict) else len(one) for one in batch)
-            )
-            return collate(batch)
-
-        return counted
-
-    def rates(self) -> tuple[float, float]:
-        """Tokens per wall second and per processor second after the first step."""
-        tokens = sum(self.tokens[1 : len(self.wall)])
-        return tokens / (self.wall[-1] - self.wall[0]), tokens / (self.processor[-1] - self.processor[0])
-
 
 def docendo_trainer(model: Any, examples: list[Encoded], config: TrainConfig, folder: str) -> Any:
     """As `docendo.distill.train` makes it."""
@@ -96,8 +33,10 @@ def docendo_trainer(model: Any, examples: list[Encoded], config: TrainConfig, fo
     return ObjectiveTrainer(model, settings, train_dataset=examples)
 
 
-def trl_trainer(model: Any, examples: list[Encoded], config: TrainConfig, folder: str, tokenizer: Any) -> Any:
-    """TRL with its default batching, and without gradient checkpointing, which only costs time here."""
+def trl_trainer(
+    model: Any, examples: list[Encoded], config: TrainConfig, folder: str, tokenizer: Any, *, grouped: bool
+) -> Any:
+    """TRL with batches at random or grouped by length; no gradient checkpointing: it only costs time."""
     rows = [
         {
             "input_ids": [*example.prompt, *example.completion],
@@ -120,6 +59,7 @@ def trl_trainer(model: Any, examples: list[Encoded], config: TrainConfig, folder
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=True,
+        train_sampling_strategy="group_by_length" if grouped else "random",
     )
     return SFTTrainer(model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
@@ -131,8 +71,10 @@ def run(arm: str, source: Any, examples: list[Encoded], tokenizer: Any, *, steps
     model = load_peft(source, config, None)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        if arm == "trl":
-            trainer = trl_trainer(model, examples, config, folder, tokenizer)
+        if arm.startswith("trl"):
+            trainer = trl_trainer(
+                model, examples, config, folder, tokenizer, grouped=arm == "trl, grouped by length"
+            )
             collate = trainer.data_collator
             rows = list(trainer.train_dataset.select(range(16)))
             trainer.data_collator = clock.counting(collate)
@@ -160,7 +102,12 @@ def measure(options: Options) -> Bar:
     tokenizer = AutoTokenizer.from_pretrained(source)
     examples, _ = encode(chats(options.size(512, 32)), tokenizer)
     steps = options.size(8, 2)
-    processor: dict[str, list[float]] = {"docendo": [], "trl": [], "docendo, prefixes not shared": []}
+    processor: dict[str, list[float]] = {
+        "docendo": [],
+        "trl": [],
+        "trl, grouped by length": [],
+        "docendo, prefixes not shared": [],
+    }
     losses: dict[str, float] = {}
 
     def arm(name: str) -> Arm:
@@ -174,16 +121,21 @@ def measure(options: Options) -> Bar:
 
         return train
 
-    ours, theirs, apart = processor
+    ours, theirs, grouped, apart = processor
     costs = alternate(
-        {ours: arm(ours), theirs: arm(theirs)},
+        {ours: arm(ours), theirs: arm(theirs), grouped: arm(grouped)},
         rounds=options.rounds(),
         rare={apart: arm(apart)} if options.peers else {},
     )
     lengths = [len(example) for example in examples]
     return Bar(
         name="P8",
-        parts=[Part(name="LoRA training", target=3.0, ratios=ratios(costs[theirs], costs[ours]))],
+        parts=[
+            Part(name="over its default batching", target=3.0, ratios=ratios(costs[theirs], costs[ours])),
+            Part(
+                name="over batches grouped by length", target=1.9, ratios=ratios(costs[grouped], costs[ours])
+            ),
+        ],
         peers=against(costs, theirs, [apart] if options.peers else []),
         detail={
             "tokens_per_second": {name: [round(1 / cost) for cost in row] for name, row in costs.items()},

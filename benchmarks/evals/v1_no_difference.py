@@ -27,7 +27,7 @@ def measure(options: Options) -> Study:
     repetitions, items = options.size(REPETITIONS, 2), options.size(ITEMS, 10)
     task = evals.tasks("reasoning_gym:chain_sum", test=items, min_terms=2, max_terms=2, max_digits=1)
     results = _results(options.model, task, 2 * repetitions)
-    pairs = [evals.compare(a, b, resamples=2000) for a, b in zip(results[::2], results[1::2], strict=True)]
+    pairs = [evals.compare(a, b) for a, b in zip(results[::2], results[1::2], strict=True)]
     verdicts = Counter(pair.verdict for pair in pairs)
     claimed = repetitions - verdicts["no effect shown"]
     low, high = evals.wilson(claimed, repetitions)
