@@ -64,6 +64,19 @@ def unpaired_dataset(
     Raises:
         LeakError: if a trace or a prompt belongs to an excluded item, by id or by question text.
         DataError: if nothing is left; the message counts why.
+
+    Example:
+        >>> from docendo.distill import unpaired_dataset
+        >>> from docendo.records import Author, Gold, Item, PublicItem, Trace
+        >>> item = Item(public=PublicItem(id="i", question="2 + 2", split="train"), gold=Gold("4"))
+        >>> turns = [
+        ...     Trace(id=text, run="r", item="i", split="train", completion=text, rewards={"verified": value},
+        ...           author=Author(agent="s", role="student"),
+        ...           messages=({"role": "user", "content": "2 + 2"},))
+        ...     for text, value in (("4", 1.0), ("5", 0.0))
+        ... ]
+        >>> unpaired_dataset(turns, items=[item], exclude=[])["label"][:]
+        [True, False]
     """
     check_threshold("threshold", threshold)
     builder = Builder(
@@ -128,6 +141,16 @@ def prompts_dataset(
         ConfigError: if there are neither traces nor a student.
         LeakError: if a trace, a prompt or an answer belongs to an excluded item, by id or by question text.
         DataError: if nothing is left; the message counts why.
+
+    Example:
+        >>> from docendo import distill, evals
+        >>> task = evals.tasks("reasoning_gym:chain_sum", train=4, test=3)
+        >>> class Student:
+        ...     def messages(self, item):
+        ...         return ({"role": "user", "content": item.question},)
+        >>> made = distill.prompts_dataset(items=task.train, exclude=task.test, student=Student())
+        >>> made[0]["prompt"][0]["content"] == task.train[0].public.question
+        True
     """
     if traces is None and student is None:
         raise ConfigError("prompts_dataset has neither traces nor a student", expected="one of them")

@@ -59,6 +59,19 @@ def classification_dataset(
         ConfigError: if the labels are not distinct texts.
         LeakError: if a trace or a prompt belongs to an excluded item, by id or by question text.
         DataError: if nothing is left (the message counts why), or probabilities are none.
+
+    Example:
+        >>> from docendo.distill import classification_dataset
+        >>> from docendo.records import Author, Gold, Item, PublicItem, Trace
+        >>> item = Item(public=PublicItem(id="i", question="2 + 2", split="train"), gold=Gold("4"))
+        >>> turns = [
+        ...     Trace(id=text, run="r", item="i", split="train", completion=text, rewards={"verified": value},
+        ...           author=Author(agent="s", role="student"),
+        ...           messages=({"role": "user", "content": "2 + 2"},))
+        ...     for text, value in (("no", 1.0),)
+        ... ]
+        >>> classification_dataset(turns, items=[item], exclude=[], labels=["yes", "no"])["label"][:]
+        [1]
     """
     names = _labels(labels)
     builder = Builder(

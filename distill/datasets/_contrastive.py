@@ -70,6 +70,20 @@ def contrastive_dataset(
         ConfigError: if a limit is less than 1.
         LeakError: if a trace or a prompt belongs to an excluded item, by id or by question text.
         DataError: if nothing is left; the message counts why.
+
+    Example:
+        >>> from docendo.distill import contrastive_dataset
+        >>> from docendo.records import Author, Gold, Item, PublicItem, Trace
+        >>> item = Item(public=PublicItem(id="i", question="2 + 2", split="train"), gold=Gold("4"))
+        >>> turns = [
+        ...     Trace(id=text, run="r", item="i", split="train", completion=text, rewards={"verified": value},
+        ...           author=Author(agent="s", role="student"),
+        ...           messages=({"role": "user", "content": "2 + 2"},))
+        ...     for text, value in (("4", 1.0), ("IV", 1.0), ("5", 0.0))
+        ... ]
+        >>> row = contrastive_dataset(turns, items=[item], exclude=[])[0]
+        >>> row["completion"][0]["content"], row["positives"], row["negatives"]
+        ('4', ['IV'], ['5'])
     """
     check_threshold("threshold", threshold)
     if max_positives < 1 or max_negatives < 1:

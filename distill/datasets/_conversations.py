@@ -45,10 +45,12 @@ def conversation(
         trace: The last turn, which is learnt.
         before: The turns before it (`Turns.before`).
         prompt: What takes the place of the messages before the first turn, or None to leave them.
-        learnable: Whether a turn before is learnt.
+        learnable: Whether a turn before is learnt; one with space around it is not.
     """
     messages = messages_of(trace.messages)
+    # Tokens at the edges of a turn depend on space around it: in one row they might not be those it had.
     learnt = {len(turn.messages) for turn in before if learnable(turn)}
+    learnt = {at for at in learnt if messages[at]["content"] == messages[at]["content"].strip()}
     opening = len(before[0].messages) if before else len(messages)
     first = min(learnt, default=len(messages))
     start = messages[:opening] if prompt is None else prompt

@@ -137,6 +137,16 @@ def save_dataset(dataset: Dataset, folder: str | Path, *, format: Format = "json
         ConfigError: if the format is unknown, or the folder holds something other than a data set.
         DataError: if the data set carries no manifest.
         StorageError: if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from docendo.distill import load_dataset, mix_datasets, save_dataset
+        >>> mixed = mix_datasets({"a": [{"prompt": "2 + 2", "completion": "4"}]}, exclude=[])
+        >>> folder = Path(tempfile.mkdtemp()) / "mixed"
+        >>> save_dataset(mixed, folder).rows
+        1
+        >>> load_dataset(folder)[0]["completion"]
+        '4'
     """
     folder = Path(folder)
     if format not in get_args(Format):
@@ -168,6 +178,9 @@ def load_dataset(folder: str | Path) -> Dataset:
         DataError: if the folder holds no data set.
         IntegrityError: if a file or the manifest was changed, naming it.
         StorageError: if it cannot be read.
+
+    Example:
+        >>> load_dataset("data/pairs")  # doctest: +SKIP
     """
     folder = Path(folder)
     if not is_dataset(folder):

@@ -58,8 +58,9 @@ def sft_dataset(
     With `conversations` a row is a whole conversation that ends in such an answer: `prompt` is what comes
     before the first learnt message, `completion` the rest, each message with `learn`. Learnt are the turns
     of the author of the last one, as far as they are among the traces and neither unverified nor below the
-    threshold themselves; a turn without the reward has the last one's. All else, tool results and turns of
-    others, is context. There is one row for each branch; what is part of a longer one has none.
+    threshold themselves, and have no space around them, which would change their tokens; a turn without the
+    reward has the last one's. All else, tool results and turns of others, is context. There is one row for
+    each branch; what is part of a longer one has none.
 
     Args:
         traces: Recorded turns, in the order in which `max_per_item` prefers them.

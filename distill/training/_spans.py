@@ -66,7 +66,7 @@ def spans(
                 raise DataError(
                     f"the chat template renders a turn of {where} otherwise once others follow",
                     expected="a template that leaves earlier turns as they were served",
-                    remedy="make one row of each turn",
+                    remedy="make one row of each turn, or strip the learnt ones of surrounding space",
                 )
             if served:
                 mask += [False] * (len(now) - len(before))

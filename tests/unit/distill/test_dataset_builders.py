@@ -305,6 +305,17 @@ class TestConversations:
         assert [message["content"] for message in row["completion"]] == ["Answer: 4"]
         assert row["traces"] == ["1", "3"]
 
+    def test_turns_with_space_around_them_are_context(self) -> None:
+        traces = conversation()
+        messages = tuple(
+            {**message, "content": "\n" + message["content"]} if at == 3 else message
+            for at, message in enumerate(traces[2].messages)
+        )
+        (row,) = self.build([*traces[:2], traces[2].replace(messages=messages)])
+        assert row["traces"] == ["1", "2", "3"]
+        assert [message["content"] for message in row["completion"]] == ["Answer: 4"]
+        assert row["prompt"][3]["content"] == "\ncall(2, 2)"
+
     def test_turns_of_unverified_posts_are_context_and_quarantined_ones_end_it(self) -> None:
         traces = conversation()
         traces[1] = traces[1].replace(trust="unverified")

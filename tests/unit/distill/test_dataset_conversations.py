@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,23 @@ def test_every_learnt_span_follows_exactly_what_the_engine_serves(
 
 
 TOKENIZER: dict[str, Any] = {}
+
+
+@pytest.mark.slow
+def test_a_real_tokenizer_has_conversations_of_stripped_turns(smollm2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    draw, pieces = random.Random(0), ["2", "+", "So", "the answer", "is\n", " ", "é", "```py\nx\n```", "\n\n"]
+    for _ in range(100):
+        texts = ["".join(draw.choices(pieces, k=draw.randint(1, 6))) for _ in range(6)]
+        completion = [
+            says("user", text) if at % 2 else says("assistant", text.strip() or "x")
+            for at, text in enumerate(texts)
+        ]
+        ((example,), _) = encode([{"prompt": [QUESTION], "completion": completion}], tokenizer)
+        expected = [f"{message['content']}<|im_end|>" for message in completion[::2]]
+        assert learnt_texts(example, tokenizer) == expected
+    with pytest.raises(DataError, match="strip the learnt ones"):
+        encode([{"prompt": [QUESTION], "completion": [says("assistant", "\n\n\n4"), *completion]}], tokenizer)
 
 
 def test_columns_filled_up_with_none_change_nothing(tokenizer: Any) -> None:
