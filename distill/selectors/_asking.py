@@ -161,8 +161,8 @@ def mean_logprob(said: Said | None) -> float:
 def _key(voice: Voice, request: Asked) -> str:
     prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
     if isinstance(request, ScoreRequest):
-        return digest("score", *voice.weights, prompt, request.completion)
-    return digest("generate", *voice.weights, prompt, request.sampling.to_json())
+        return digest("selector", "score", *voice.weights, prompt, request.completion)
+    return digest("selector", "generate", *voice.weights, prompt, request.sampling.to_json())
 
 
 def _read(said: Said, stored: Mapping[str, Any]) -> Said:
