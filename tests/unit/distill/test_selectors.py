@@ -128,7 +128,7 @@ rows_of_groups = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(rows_of_groups, st.integers(1, 12), st.integers(0, 2), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(
     made: list[tuple[float | None, str]], k: int, quota: int, rng: random.Random
@@ -144,7 +144,7 @@ def test_the_order_of_rows_does_not_matter(
         }
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(rows_of_groups, st.integers(0, 5), st.integers(0, 2))
 def test_a_shuffled_selector_keeps_as_many_rows_of_the_same_scores(
     made: list[tuple[float | None, str]], seed: int, quota: int

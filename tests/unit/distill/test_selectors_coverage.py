@@ -40,7 +40,7 @@ def test_equal_points_are_chosen_last() -> None:
 points = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=2, max_size=8)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(points, st.integers(1, 4), st.booleans())
 def test_the_radius_is_at_most_twice_the_best_possible(
     made: list[tuple[int, int]], k: int, labelled: bool

@@ -94,7 +94,7 @@ def test_few_models_are_compared_by_item_rest_correlation() -> None:
 
 def test_a_two_parameter_model_finds_what_made_the_answers() -> None:
     rng = np.random.default_rng(0)
-    ability = rng.normal(size=200)
+    ability = rng.normal(size=150)
     slope = np.repeat([0.3, 2.5], 10)
     difficulty = np.tile(np.linspace(-1.5, 1.5, 10), 2)
     chance = 1 / (1 + np.exp(-slope * (ability[:, None] - difficulty)))
