@@ -32,7 +32,9 @@ def arguments(config: TrainConfig, total: int, scratch: str) -> dict[str, Any]:
                 f"arguments.{name} is no argument of transformers.TrainingArguments",
                 remedy=f"did you mean {near[0]}" if near else None,
             )
-    accelerated = torch.accelerator.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
+    accelerated = (
+        torch.accelerator.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
+    )
     # The old name is an alias that warns.
     recompute = (
         "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -148,13 +148,35 @@ def batch_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: in
 
 
 class BucketSampler(torch.utils.data.Sampler):
-    """Yields the batches of `batch_order`; the trainer sets `epoch`."""
+    """Yields the batches of `batch_order`; the trainer sets `epoch`.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
+    Of several processes each gets its share of batches that are so many times larger, as one process with
+    that batch size would have them. One that is left without a share gets an index below 0: `~index` names
+    an example to go through the motions with, at no weight.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, *, seed: int, processes: int = 1, process: int = 0
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size * processes, seed, 0
+        self.processes, self.process = processes, process
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(batch_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch))
+        for batch in batch_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch):
+            yield batch[self.process :: self.processes] or [~batch[0]]
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
+
+
+class Shared(torch.utils.data.Dataset):
+    """Examples as one of several processes reads them; those with an index below 0 weigh nothing."""
+
+    def __init__(self, examples: Sequence[Encoded]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.examples[index] if index >= 0 else replace(self.examples[~index], weight=0.0)

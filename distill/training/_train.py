@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainingArguments
 
 from docendo.agents import models
 from docendo.agents._templates import completion_ids
@@ -17,7 +17,7 @@ from docendo.distill.objectives._objective import Objective
 from docendo.distill.objectives._token import CrossEntropy, require_columns
 from docendo.distill.training._batches import Encoded, encode
 from docendo.distill.training._config import TrainConfig
-from docendo.distill.training._job import Build, Materials, probe_logits, run_job, training_arguments
+from docendo.distill.training._job import Build, Materials, probe_logits, run_job
 from docendo.distill.training._kernels import speed_up
 from docendo.distill.training._packing import pad
 from docendo.distill.training._teachers import StoredTeacher, load_teacher, require_vocabulary
@@ -127,7 +127,7 @@ class _Supervised:
             max_length=config.max_length,
             extend=partial(self._extend, materials.tokenizer),
         )
-        settings = training_arguments(config, config.total_steps(len(examples)), str(materials.scratch))
+        settings = TrainingArguments(**materials.arguments(len(examples)))
         trainer = ObjectiveTrainer(
             materials.model,
             settings,

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from docendo.distill.objectives._objective import Labels, Objective, StateObjective
 from docendo.distill.objectives._token import TOP_IDS, CrossEntropy
-from docendo.distill.training._batches import BucketSampler, Encoded
+from docendo.distill.training._batches import BucketSampler, Encoded, Shared
 from docendo.distill.training._durable import DurableTrainer
 from docendo.distill.training._forward import Forward, Outputs, term_loss
 from docendo.distill.training._packing import labels_of
@@ -95,24 +95,45 @@ class ObjectiveTrainer(DurableTrainer):
     def get_train_dataloader(self) -> Any:
         """Returns the length-bucketed batches; `set_epoch` changes their order."""
         lengths = [len(example) for example in self.train_dataset]
-        sampler = BucketSampler(lengths, self.args.per_device_train_batch_size, seed=self.args.seed)
-        return _Loader(self.train_dataset, batch_sampler=sampler, collate_fn=self.collate)
+        sampler = BucketSampler(
+            lengths,
+            self.args.per_device_train_batch_size,
+            seed=self.args.seed,
+            processes=self.args.world_size,
+            process=self.args.process_index,
+        )
+        return _Loader(Shared(self.train_dataset), batch_sampler=sampler, collate_fn=self.collate)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """Takes the batches of one optimiser step and counts what each term is divided by."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._counts = self._counted([labels_of(batch) for batch in batches])
-        return batches, sum(float(batch["weights"].sum()) for batch in batches)
+        counts = self._counted([labels_of(batch) for batch in batches])
+        self._counts = {name: self.over_processes(count) for name, count in counts.items()}
+        return batches, self.over_processes(sum(float(batch["weights"].sum()) for batch in batches))
 
     def _counted(self, batches: Sequence[Labels]) -> dict[str, float]:
-        return {term.name: sum(term.count(labels) for labels in batches) for _, term in self.terms}
+        learnt = [labels for labels in batches if labels.weights.any()]
+        return {term.name: sum(term.count(labels) for labels in learnt) for _, term in self.terms}
+
+    def extra_state(self) -> dict[str, Any]:
+        """The shares of the gradient, which are logged until they are measured again."""
+        return {"shares": self._shares}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Takes them back."""
+        self._shares = dict(state["shares"])
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Returns the loss of one batch, each term divided by its count of the optimiser step."""
+        counts = self._counts if num_items_in_batch is not None else self._counted([labels_of(inputs)])
+        # Gradients are averaged over processes, and the counts are sums over them.
+        loss = self.args.world_size * self.through(model, self._loss, inputs, counts)
+        return (loss, {}) if return_outputs else loss
+
+    def _loss(self, inputs: dict[str, Any], counts: Mapping[str, float]) -> Any:
         labels = labels_of(inputs)
-        counts = self._counts if num_items_in_batch is not None else self._counted([labels])
         outputs = self.forward(inputs, ends=self._ends)
         teacher = self._teach(inputs)
         losses = {}
@@ -124,8 +145,7 @@ class ObjectiveTrainer(DurableTrainer):
         self._tokens += inputs.get("tokens", 0)
         if len(losses) > 1 and self._is_measured():
             self._measure(losses, outputs)
-        loss = sum(losses.values())
-        return (loss, {}) if return_outputs else loss
+        return sum(losses.values()) * float(labels.weights.any())
 
     def _teach(self, inputs: Mapping[str, Any]) -> Outputs | None:
         if self.teacher is None or not any(term.needs_teacher for _, term in self.terms):
@@ -165,9 +185,10 @@ class ObjectiveTrainer(DurableTrainer):
             steps = self.args.logging_steps if self.args.logging_steps >= 1 else 1
             now = time.monotonic()
             if len(self.terms) > 1:
-                logs = {**logs, **{name: value / steps for name, value in self._seen.items()}}
+                logs = {**logs, **{name: self.over_processes(v) / steps for name, v in self._seen.items()}}
                 logs |= {f"{name}_share": share for name, share in self._shares.items()}
-            logs = {**logs, "tokens_per_second": self._tokens / max(now - self._since, 1e-9)}
+            tokens = self.over_processes(self._tokens)
+            logs = {**logs, "tokens_per_second": tokens / max(now - self._since, 1e-9)}
             self._seen, self._tokens, self._since = {}, 0, now
         super().log(logs, *args, **options)
 
