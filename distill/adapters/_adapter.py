@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from docendo.distill.adapters._card import model_card
+from docendo.distill.adapters._facts import parents_of
 from docendo.errors import AdapterError, IntegrityError
 from docendo.manifest import MANIFEST, read_manifest
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 CARD = "README.md"
+
+__all__ = ["CARD", "SETTINGS", "WEIGHTS", "Adapter", "model_card", "opened"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,8 @@ class Adapter:
         """Whether the adapter learnt from what a post led to: by its manifest alone, wherever the folder is.
 
         Raises:
-            AdapterError: if the manifest names no turns: it is older, or the rows it learnt from named none.
+            AdapterError: if the manifest cannot rule it out, because it names no turns: it is older, or rows
+                that it, or an adapter merged into it, learnt from named none.
 
         Example:
             >>> taint = board.taint(post.id)  # doctest: +SKIP
@@ -83,16 +87,22 @@ class Adapter:
             False
         """
         lineage = self.manifest.get("lineage") or {}
-        known = {self.sha256, self.manifest.get("parent")} & set(taint.adapters)
-        if not known and not lineage.get("traces"):
+        turns = {*taint.traces, *taint.spoken_traces}
+        posts = {*taint.posts, *taint.spoken_posts}
+        if (
+            {self.sha256, *parents_of(self.manifest)} & set(taint.adapters)
+            or turns & set(lineage.get("traces", ()))
+            or posts & set(lineage.get("posts", ()))
+        ):
+            return True
+        if not lineage.get("traces") or lineage.get("unknown"):
+            who = "a part of it" if lineage.get("traces") else "it"
             raise AdapterError(
-                f"the manifest of adapter {self.name!r} names no turns that it learnt from",
+                f"the manifest of adapter {self.name!r} names no turns that {who} learnt from",
                 expected="an adapter trained on rows from sft_dataset",
                 remedy="train it again",
             )
-        turns = {*taint.traces, *taint.spoken_traces}
-        posts = {*taint.posts, *taint.spoken_posts}
-        return bool(known or turns & set(lineage["traces"]) or posts & set(lineage["posts"]))
+        return False
 
     def require_base(self, fingerprint: str) -> None:
         """Checks that this adapter was trained on the base model with `fingerprint`.
@@ -108,54 +118,13 @@ class Adapter:
             )
 
 
-def model_card(facts: Mapping[str, Any]) -> str:
-    """Returns the README of an adapter, from its recorded facts alone."""
-    base, data, config, metrics = facts["base"], facts["data"], facts["config"], facts["metrics"]
-    # YAML strings are written as JSON, which YAML contains, so that no name can break the header.
-    header = [
-        "---",
-        "library_name: peft",
-        f"base_model: {json.dumps(base['name'])}",
-        "pipeline_tag: text-generation",
-        "tags: [lora, docendo]",
-        "---",
-    ]
-    rows = [
-        ("Base model", f"{base['name']} (fingerprint `{base['fingerprint'][:16]}`)"),
-        ("Parent adapter", f"`{facts['parent'][:16]}`" if facts["parent"] else "none"),
-        (
-            "Training data",
-            f"{data['examples']} examples of {data['items']} items (digest `{data['digest'][:16]}`)",
-        ),
-        ("Completion tokens", f"{data['completion_tokens']:,} per epoch"),
-        ("LoRA", f"rank {config['lora_r']}, alpha {config['lora_alpha']}, on {config['target_modules']}"),
-        ("Optimiser steps", f"{metrics['steps']:g} of {config['per_device_train_batch_size']} examples"),
-        ("Learning rate", f"{config['learning_rate']:g}, {config['lr_scheduler_type']}"),
-        ("Loss", f"{metrics['first_loss']:.4f} at the first step, {metrics['final_loss']:.4f} at the last"),
-        ("Seed", str(config["seed"])),
-        ("Created", facts["created"]),
-    ]
-    body = [
-        f"# {facts['name']}",
-        "",
-        "A LoRA adapter trained on the completions of chat examples, with cross-entropy on the answer alone.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {key} | {value} |" for key, value in rows),
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        'base = AutoModelForCausalLM.from_pretrained("path/to/base")',
-        'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
-        "```",
-        "",
-        "The loss says how well the training answers are reproduced, not whether answers to new questions",
-        "are right. Compare before and after on held-out items before relying on this adapter.",
-        "",
-    ]
-    return "\n".join([*header, "", *body])
+def opened(adapter: Adapter | str | Path) -> Adapter:
+    """Opens an adapter, or checks one once more that was opened before; it keeps its name.
+
+    Raises:
+        AdapterError: if the folder is not an adapter with a manifest.
+        IntegrityError: if a file is missing or differs from the manifest, naming it.
+    """
+    if isinstance(adapter, Adapter):
+        return replace(Adapter.open(adapter.path), name=adapter.name)
+    return Adapter.open(adapter)
