@@ -31,8 +31,8 @@ def spans(
     Args:
         tokenizer: The base model's tokenizer.
         prompt: Messages before the completion.
-        completion: Messages of which those by the assistant are learnt, unless one says `"learn": false`.
-            What stands after the last learnt one teaches nothing and is dropped.
+        completion: Messages of which those by the assistant are learnt, unless one is empty or says
+            `"learn": false`. What stands after the last learnt one teaches nothing and is dropped.
         tools: Tools that the chat template shows.
         where: What the row is called in an error message.
 
@@ -44,23 +44,26 @@ def spans(
         DataError: if a learnt message holds tool calls beside its text, or if what is served for a message
             does not begin with what was served and written before.
     """
+    for message in (*prompt, *completion):
+        if not isinstance(message, Mapping):
+            raise DataError(f"{where} holds {message!r}"[:200], expected="chat messages")
     messages = [*prompt]
     served: list[int] = []
     ids: list[int] = []
     mask: list[bool] = []
     for message in completion:
-        if learnt(message):
-            if message.get("tool_calls"):
-                raise DataError(
-                    f"a learnt message of {where} has tool_calls",
-                    expected="calls written in its content, as the model writes them",
-                )
+        if learnt(message) and message.get("tool_calls"):
+            raise DataError(
+                f"a learnt message of {where} has tool_calls",
+                expected="calls written in its content, as the model writes them",
+            )
+        text = str(message.get("content") or "")
+        if learnt(message) and text.strip():
             try:
                 now = prompt_ids(tokenizer, _shown(messages), tools)
-                text = str(message["content"])
-                written = completion_ids(tokenizer, text) if text.strip() else []
-            except (ConfigError, KeyError) as error:
+            except ConfigError as error:
                 raise DataError(f"{where} cannot be rendered: {error}", expected="chat messages") from error
+            written = completion_ids(tokenizer, text)
             before = [*served, *ids]
             if now[: len(before)] != before:
                 raise DataError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -75,6 +75,8 @@ turns = st.lists(
 
 
 @given(drawn=turns)
+@example(drawn=[("assistant", "", True), ("assistant", "", True)])
+@example(drawn=[("assistant", "4", True), ("assistant", " ", True)])
 @settings(max_examples=60, deadline=None)
 def test_every_learnt_span_follows_exactly_what_the_engine_serves(
     drawn: list[Any], tiny_model_dir: Path
@@ -181,6 +183,13 @@ def test_nothing_to_learn_and_texts_before_conversations_are_refused(tokenizer: 
         encode(
             [{"prompt": "2 + 2", "completion": [says("assistant", "4"), says("assistant", "5")]}], tokenizer
         )
+
+
+def test_what_is_no_message_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="row 0 holds 'so'"):
+        encode([{"prompt": [QUESTION, "so"], "completion": [says("assistant", "4")]}], tokenizer)
+    with pytest.raises(DataError, match="row 0 cannot be rendered"):
+        encode([{"prompt": [{"role": "user"}], "completion": [says("assistant", "4")]}], tokenizer)
 
 
 def test_a_mask_of_another_length_is_refused() -> None:
