@@ -59,8 +59,12 @@ if TYPE_CHECKING:
     from docendo.distill.selectors._table import ScoreTable
     from docendo.distill.training._batches import Encoded, batch_order, encode
     from docendo.distill.training._config import TrainConfig
+    from docendo.distill.training._grpo import train_grpo
+    from docendo.distill.training._on_policy import distill_on_policy
     from docendo.distill.training._packing import pack
     from docendo.distill.training._paths import teacher_paths
+    from docendo.distill.training._preferences import train_dpo, train_kto
+    from docendo.distill.training._rewards import ExactLabel, GroupReward, LengthReward, SampledAnswer
     from docendo.distill.training._teachers import StoredTeacher, store_teacher
     from docendo.distill.training._train import train
     from docendo.distill.training._trainer import ObjectiveTrainer
@@ -79,9 +83,12 @@ __all__ = [
     "DifferenceSampling",
     "DifficultyWindow",
     "Encoded",
+    "ExactLabel",
+    "GroupReward",
     "InContextPreference",
     "KCenter",
     "Labels",
+    "LengthReward",
     "Lineage",
     "Objective",
     "ObjectiveTrainer",
@@ -91,6 +98,7 @@ __all__ = [
     "QualityClassifier",
     "Random",
     "Registered",
+    "SampledAnswer",
     "ScoreTable",
     "Selection",
     "Selector",
@@ -111,6 +119,7 @@ __all__ = [
     "dataset_manifest",
     "diff_adapters",
     "discriminative_items",
+    "distill_on_policy",
     "encode",
     "export_adapter",
     "greedy_k_center",
@@ -129,6 +138,9 @@ __all__ = [
     "teacher_paths",
     "token_bytes",
     "train",
+    "train_dpo",
+    "train_grpo",
+    "train_kto",
     "unpaired_dataset",
 ]
 
@@ -148,9 +160,12 @@ __getattr__, __dir__ = lazy_names(
         "DifferenceSampling": "docendo.distill.selectors._difference",
         "DifficultyWindow": "docendo.distill.selectors._difficulty",
         "Encoded": "docendo.distill.training._batches",
+        "ExactLabel": "docendo.distill.training._rewards",
+        "GroupReward": "docendo.distill.training._rewards",
         "InContextPreference": "docendo.distill.selectors._in_context",
         "KCenter": "docendo.distill.selectors._coverage",
         "Labels": "docendo.distill.objectives._objective",
+        "LengthReward": "docendo.distill.training._rewards",
         "Lineage": "docendo.distill.adapters._lineage",
         "Objective": "docendo.distill.objectives._objective",
         "ObjectiveTrainer": "docendo.distill.training._trainer",
@@ -160,6 +175,7 @@ __getattr__, __dir__ = lazy_names(
         "QualityClassifier": "docendo.distill.selectors._quality",
         "Random": "docendo.distill.selectors._simple",
         "Registered": "docendo.distill.adapters._lineage",
+        "SampledAnswer": "docendo.distill.training._rewards",
         "ScoreTable": "docendo.distill.selectors._table",
         "Selection": "docendo.distill.selectors._selection",
         "Selector": "docendo.distill.selectors._selector",
@@ -180,6 +196,7 @@ __getattr__, __dir__ = lazy_names(
         "dataset_manifest": "docendo.distill.datasets._manifest",
         "diff_adapters": "docendo.distill.adapters._diff",
         "discriminative_items": "docendo.distill.selectors._discrimination",
+        "distill_on_policy": "docendo.distill.training._on_policy",
         "encode": "docendo.distill.training._batches",
         "export_adapter": "docendo.distill.adapters._export",
         "greedy_k_center": "docendo.distill.selectors._coverage",
@@ -198,6 +215,9 @@ __getattr__, __dir__ = lazy_names(
         "teacher_paths": "docendo.distill.training._paths",
         "token_bytes": "docendo.distill.objectives._align",
         "train": "docendo.distill.training._train",
+        "train_dpo": "docendo.distill.training._preferences",
+        "train_grpo": "docendo.distill.training._grpo",
+        "train_kto": "docendo.distill.training._preferences",
         "unpaired_dataset": "docendo.distill.datasets._answers",
     },
 )
