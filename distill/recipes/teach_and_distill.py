@@ -223,7 +223,7 @@ class _Outcome:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Writes items.jsonl, report.json, report.html and, last, summary.json."""
-        comparison = compare(self.before, self.after, seed=self.config.seed)
+        comparison = compare(self.before, self.after)
         usage = self._usage()
         summary = {
             "recipe": "teach-and-distill",

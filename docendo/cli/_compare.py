@@ -38,8 +38,6 @@ def command(
     metric: Annotated[str | None, typer.Option(help="correct, value, or confidence.")] = None,
     direction: Annotated[str | None, typer.Option(help="Whether more or less of it is better.")] = None,
     level: Annotated[float, typer.Option(help="Confidence level of intervals and test.")] = 0.95,
-    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples, of two results.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap, of two results.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
 ) -> None:
@@ -51,7 +49,8 @@ def command(
     """
     from docendo.evals import Outcome, PairedComparison, compare, load_result
     from docendo.evals.comparison._folders import load_arms
-    from docendo.evals.comparison._verdicts import Rules, judge_arms
+    from docendo.evals.comparison._rules import Rules
+    from docendo.evals.comparison._verdicts import judge_arms
 
     arms = load_arms(results, load=load_result)
     if report is not None and arms.seeds:
@@ -60,7 +59,7 @@ def command(
     found: PairedComparison | Outcome
     if len(arms.results) == 2 and not arms.seeds and plain:
         before, after = (each[0] for each in arms.results.values())
-        found = compare(before, after, seed=seed, resamples=resamples, level=level)
+        found = compare(before, after, level=level)
     else:
         # A comparison's folder is judged as it was, unless something else is asked for.
         was = arms.rules
@@ -78,14 +77,17 @@ def command(
         )
         found = judge_arms(arms.results, rules, spent=arms.spent)
     if report is not None:
-        _write_report(report, [each[0] for each in arms.results.values()])
+        named = [runs[0].replace(name=name) for name, runs in arms.results.items()]
+        _write_report(report, named, baseline=baseline, control=control, level=level)
     print(json.dumps(found.to_json(), indent=2) if json_ else found)
 
 
-def _write_report(path: Path, results: list[EvalResult]) -> None:
+def _write_report(
+    path: Path, results: list[EvalResult], *, baseline: str | None, control: str | None, level: float
+) -> None:
     from docendo.evals import report, results_report
     from docendo.files import write_text
     from docendo.progress import say
 
-    write_text(path, report(results_report(results)))
+    write_text(path, report(results_report(results, baseline=baseline, control=control, level=level)))
     say(f"report: {path}")

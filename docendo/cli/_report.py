@@ -23,12 +23,17 @@ def command(
     baseline: Annotated[
         str | None, typer.Option(help="Name of the result that others are compared with; else the first.")
     ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the result whose signal is shuffled: what is better must beat it as well."
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     stages: Annotated[
         bool, typer.Option("--stages", help="The results are stages of one run, in this order.")
     ] = False,
     level: Annotated[float, typer.Option(help="Confidence level of intervals and tests.")] = 0.95,
-    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstraps.")] = 0,
 ) -> None:
     """Show evaluations on one page: accuracies, differences, costs, strata, calibration, changes.
@@ -43,11 +48,11 @@ def command(
     data = results_report(
         results,
         baseline=baseline,
+        control=control,
         title=title,
         stages=stages,
         load=load_result,
         level=level,
-        resamples=resamples,
         seed=seed,
     )
     if not data.created:

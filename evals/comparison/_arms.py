@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docendo.checks import is_count, is_number
-from docendo.errors import ConfigError, ResumeError
-from docendo.evals.comparison._meter import UNITS, Meter, Unit
+from docendo.errors import ConfigError, DataError, ResumeError
+from docendo.evals.comparison._meter import Meter, Unit
 from docendo.evals.comparison._outcome import Outcome
-from docendo.evals.comparison._verdicts import Direction, Metric, Rules, judge_arms
+from docendo.evals.comparison._rules import Direction, Metric, Rules
+from docendo.evals.comparison._runs import (
+    LOCK,
+    LOG,
+    OUTCOME,
+    SETTINGS,
+    Run,
+    Spending,
+    alone,
+    check_same_engines,
+    check_same_items,
+    check_same_model,
+    digest_of_items,
+    fingerprints,
+    spent_on,
+    stored_rules,
+)
+from docendo.evals.comparison._verdicts import judge_arms
 from docendo.evals.harness._results import EvalResult
 from docendo.files import write_json
 from docendo.progress import progress
@@ -24,7 +41,6 @@ if TYPE_CHECKING:
 
 #: A method: evaluates itself with a seed. It may do anything before, such as training a student.
 Arm = Callable[[int], EvalResult]
-_SETTINGS, _SPENT = "comparison.json", "spent.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,51 +97,104 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Checks everything that would otherwise fail after hours."""
-        seeds = tuple(self.seeds)
-        checks = (
-            ("arms", len(self.arms) >= 2, "at least two"),
-            ("budget", self.budget is None or (is_number(self.budget) and self.budget > 0), "more than 0"),
-            ("tolerance", is_number(self.tolerance) and 0 <= self.tolerance < 1, "a share such as 0.02"),
-            ("seeds", bool(seeds) and all(map(is_count, seeds)), "whole numbers, at least one"),
-            ("seeds", len(set(seeds)) == len(seeds), "each seed once"),
-        )
-        for name, good, expected in checks:
+        for name, good, expected in self._checks():
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=expected)
         for name in self.arms:
-            if not re.fullmatch(r"[\w][\w ,.+-]*", name):
+            if not re.fullmatch(r"\w[\w ,.+-]*", name) or name in (SETTINGS, OUTCOME, LOCK):
                 raise ConfigError(f"an arm is named {name!r}", expected="letters, digits, spaces, '.', '-'")
         # Raises for a baseline or a control that is no arm.
         self._rules().checked(self.arms)
+
+    def _checks(self) -> Iterator[tuple[str, bool, str]]:
+        """Of each setting whether it is good, and what it should be; each may rely on those before it."""
+        arms: object = self.arms
+        yield "arms", isinstance(arms, Mapping), "a mapping of names to functions of a seed"
+        named = all(isinstance(name, str) and callable(arm) for name, arm in self.arms.items())
+        yield "arms", named, "a function of a seed for each name"
+        yield "arms", len(self.arms) >= 2, "at least two"
+        seeds: object = self.seeds
+        sequence = isinstance(seeds, Sequence) and not isinstance(seeds, str)
+        yield "seeds", sequence, "several whole numbers, such as range(5)"
+        yield "seeds", bool(self.seeds) and all(map(is_count, self.seeds)), "whole numbers, at least one"
+        yield "seeds", len(set(self.seeds)) == len(self.seeds), "each seed once"
+        engines: object = self.engines
+        yield "engines", isinstance(engines, Sequence), "a list of engines"
+        yield "engines", all(hasattr(engine, "subscribe") for engine in self.engines), "a list of engines"
+        yield "budget", self.budget is None or (is_number(self.budget) and self.budget > 0), "more than 0"
+        yield "tolerance", is_number(self.tolerance) and 0 <= self.tolerance < 1, "a share such as 0.02"
 
     def run(self, *, folder: str | Path | None = None, quiet: bool = False) -> Outcome:
         """Runs what has not been run, and judges.
 
         Args:
             folder: Where every finished run is kept (`ARM/seed-N`), so that the same call after a crash
-                goes on; None keeps nothing.
+                goes on; None keeps nothing. What an interrupted run had spent at the engines counts when it
+                goes on, so an arm should go on as well (`evaluate` does with a `folder`): one that begins
+                anew spends its budget twice, unless its `ARM/seed-N` is removed.
             quiet: Show no progress.
 
         Raises:
-            ResumeError: if the folder holds another comparison.
-            DataError: if the arms were not evaluated on the same items.
+            ResumeError: if the folder holds a comparison of other arms, engines, models or items.
+            DataError: if an arm was not evaluated on the same items as the others, or on none.
+            ConfigError: if an arm returns something else than an evaluation.
+            StorageError: if the folder cannot be written, or another process runs a comparison in it.
         """
-        place = None if folder is None else self._opened(Path(folder))
-        results: dict[str, list[EvalResult]] = {name: [] for name in self.arms}
-        spent: dict[str, list[Mapping[str, float]]] = {name: [] for name in self.arms}
+        if folder is None:
+            return self._judged(self._all({}, None, quiet=quiet))
+        place = Path(folder)
+        with alone(place):
+            finished = self._finished(place)
+            write_json(place / SETTINGS, {"arms": list(self.arms), **self._rules().to_json()})
+            outcome = self._judged(self._all(finished, place, quiet=quiet))
+            write_json(place / OUTCOME, outcome.to_json())
+        return outcome
+
+    def _finished(self, folder: Path) -> dict[tuple[str, int], Run]:
+        """The runs that a folder holds, checked to be of this comparison."""
+        stored = stored_rules(folder)
+        # More seeds or other rules of judging can be had from the same runs; other arms cannot.
+        if stored is not None and not set(stored["arms"]) <= set(self.arms):
+            raise ResumeError(
+                f"{folder} holds a comparison of other arms ({', '.join(stored['arms'])})",
+                expected="the same arms, or more",
+                remedy="choose another folder",
+            )
+        found: dict[tuple[str, int], Run] = {}
+        for name, seed in product(self.arms, self.seeds):
+            run = Run.load(_place(folder, name, seed), arm=name, seed=seed)
+            if run is not None:
+                check_same_engines(run, self.engines)
+                check_same_items(run, found.values())
+                found[name, seed] = run
+        return found
+
+    def _all(
+        self, finished: Mapping[tuple[str, int], Run], folder: Path | None, *, quiet: bool
+    ) -> dict[tuple[str, int], Run]:
+        """All runs, those that are not finished being run now."""
+        runs = dict(finished)
         with progress("compare", len(self.arms) * len(self.seeds), quiet=quiet) as bar:
             # Seed by seed: what is there after an interruption is comparable.
-            for seed in self.seeds:
-                for name, arm in self.arms.items():
-                    where = None if place is None else place / name / f"seed-{seed}"
-                    result, cost = _stored(where) or _run(arm, seed, where, self.engines)
-                    results[name].append(result)
-                    spent[name].append(cost)
-                    bar.advance(1)
-        outcome = judge_arms(results, self._rules(), spent=spent)
-        if place is not None:
-            write_json(place / "outcome.json", outcome.to_json())
-        return outcome
+            for seed, (name, arm) in product(self.seeds, self.arms.items()):
+                if (name, seed) not in runs:
+                    where = None if folder is None else _place(folder, name, seed)
+                    new = _run(name, arm, seed, self.engines, where)
+                    check_same_items(new, runs.values())
+                    check_same_model(new, runs.values())
+                    if where is not None:
+                        new.save(where)
+                    runs[name, seed] = new
+                bar.advance(1)
+        return runs
+
+    def _judged(self, runs: Mapping[tuple[str, int], Run]) -> Outcome:
+        by_arm = {name: [runs[name, seed] for seed in self.seeds] for name in self.arms}
+        return judge_arms(
+            {name: [run.result for run in each] for name, each in by_arm.items()},
+            self._rules(),
+            spent={name: [run.spending for run in each] for name, each in by_arm.items()},
+        )
 
     def _rules(self) -> Rules:
         return Rules(
@@ -137,77 +206,40 @@ class Comparison:
             metric=self.metric,
             direction=self.direction,
             level=self.level,
-            seeds=tuple(self.seeds),
+            seeds=tuple(map(int, self.seeds)),
         )
 
-    def _opened(self, folder: Path) -> Path:
-        """The folder, with these settings written into it or found there."""
-        wanted = {"arms": list(self.arms), **self._rules().to_json()}
-        stored = stored_rules(folder)
-        # More seeds or other rules of judging can be had from the same runs; other arms cannot.
-        if stored is not None and not set(stored["arms"]) <= set(wanted["arms"]):
-            raise ResumeError(f"{folder} holds a comparison of other arms", remedy="choose another folder")
-        write_json(folder / _SETTINGS, wanted)
-        return folder
+
+def _place(folder: Path, arm: str, seed: int) -> Path:
+    return folder / arm / f"seed-{seed}"
 
 
-def _run(
-    arm: Arm, seed: int, where: Path | None, engines: Sequence[EngineProtocol]
-) -> tuple[EvalResult, Mapping[str, float]]:
-    with Meter(*engines) if engines else nullcontext() as meter:
+def _run(name: str, arm: Arm, seed: int, engines: Sequence[EngineProtocol], where: Path | None) -> Run:
+    log = None if where is None else where / LOG
+    with Meter(*engines, log=log) if engines else nullcontext() as meter:
         result: Any = arm(seed)
     if not isinstance(result, EvalResult):
         raise ConfigError(
-            f"an arm returned a {type(result).__name__}", expected="an EvalResult, as evaluate returns"
+            f"{name!r} with seed {seed} returned {_kind(result)}",
+            expected="an EvalResult, as evaluate returns",
         )
-    spent = spent_on(result) if meter is None else meter.spent
-    if where is not None:
-        result.save(where)
-        # Written last: a run counts as finished when what it spent is there.
-        write_json(where / _SPENT, spent)
-    return result, spent
+    if not result.records:
+        raise DataError(
+            f"{name!r} with seed {seed} returned an evaluation of no item", expected="at least one item"
+        )
+    spending = spent_on(result)
+    if meter is not None:
+        before = meter.before
+        spending = Spending(total=meter.spent, before=before if any(before.values()) else {})
+    return Run(
+        arm=name,
+        seed=seed,
+        result=result,
+        spending=spending,
+        items=digest_of_items(result),
+        engines=fingerprints(engines),
+    )
 
 
-def _stored(where: Path | None) -> tuple[EvalResult, Mapping[str, float]] | None:
-    spent = None if where is None else stored_spending(where)
-    return None if where is None or spent is None else (EvalResult.load(where), spent)
-
-
-def stored_rules(folder: Path) -> dict[str, Any] | None:
-    """The arms and rules of the comparison that a folder holds, or None if it holds none.
-
-    Raises:
-        ResumeError: if they cannot be read.
-    """
-    path = folder / _SETTINGS
-    if not path.is_file():
-        return None
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {**stored, "arms": [str(name) for name in stored["arms"]]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResumeError(f"cannot read {path} ({error})", remedy="choose another folder") from error
-
-
-def stored_spending(folder: Path) -> dict[str, float] | None:
-    """What a finished run of an arm spent, or None if the folder holds none."""
-    path = folder / _SPENT
-    if not path.exists():
-        return None
-    try:
-        spent = json.loads(path.read_text(encoding="utf-8"))
-        return {unit: float(spent[unit]) for unit in UNITS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResumeError(f"cannot read {path} ({error})", remedy=f"remove {folder}") from error
-
-
-def spent_on(result: EvalResult) -> dict[str, float]:
-    """What the evaluation itself spent, by its own account."""
-    cost = result.cost
-    return {
-        "tokens": cost.prompt_tokens + cost.generated_tokens,
-        "generated tokens": cost.generated_tokens,
-        "calls": len(result.records),
-        "flops": cost.flops or 0.0,
-        "seconds": cost.seconds,
-    }
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

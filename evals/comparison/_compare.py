@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from docendo.errors import DataError
+from docendo.errors import ConfigError, DataError
+from docendo.evals.comparison._outcome import shown_p
 from docendo.evals.harness._results import EvalResult
-from docendo.evals.statistics import detectable_difference, mcnemar, paired_bootstrap, wilson
+from docendo.evals.statistics import detectable_difference, mcnemar, tango, wilson
 from docendo.records import Record
 
 Verdict = Literal["better", "worse", "no effect shown"]
@@ -23,7 +24,7 @@ class PairedComparison(Record):
         before: Accuracy before, on the paired items.
         after: Accuracy after, on the paired items.
         difference: `after - before`.
-        interval: Paired bootstrap interval of the difference.
+        interval: Tango's score interval of the difference.
         p_value: Exact two-sided McNemar test.
         verdict: "better" or "worse" if the interval excludes zero and the test agrees, else
             "no effect shown".
@@ -40,8 +41,6 @@ class PairedComparison(Record):
         only_after: Items of the second evaluation that the first does not have; left out.
         failed: Common items without an answer in one of the two; left out.
         level: Confidence level of all intervals and of the test.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the bootstrap.
     """
 
     before: float
@@ -63,14 +62,13 @@ class PairedComparison(Record):
     only_after: int = 0
     failed: int = 0
     level: float = 0.95
-    resamples: int = 10_000
-    seed: int = 0
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Rebuilds a comparison stored by `to_json`."""
+        """Rebuilds a comparison stored by `to_json`, also an older one, whose interval was bootstrapped."""
         intervals = ("interval", "before_interval", "after_interval")
-        return cls(**{**value, **{key: tuple(value[key]) for key in intervals if key in value}})
+        kept = {key: each for key, each in value.items() if key not in ("resamples", "seed")}
+        return cls(**{**kept, **{key: tuple(value[key]) for key in intervals if key in value}})
 
     def __str__(self) -> str:
         label = f"{100 * self.level:g} % interval"
@@ -87,7 +85,7 @@ class PairedComparison(Record):
             (self.before_name, f"{100 * self.before:.1f} %", f"{label} {_range(self.before_interval)}"),
             (self.after_name, f"{100 * self.after:.1f} %", f"{label} {_range(self.after_interval)}"),
             ("difference", f"{100 * self.difference:+.1f}", f"{label} {_range(self.interval, sign=True)}"),
-            ("McNemar p", _p(self.p_value), f"{self.up} up, {self.down} down, of {self.n} pairs"),
+            ("McNemar p", shown_p(self.p_value), f"{self.up} up, {self.down} down, of {self.n} pairs"),
         ]
         wide, middle = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines = [f"{name:<{wide}}  {value:>{middle}}  {note}".rstrip() for name, value, note in rows]
@@ -98,25 +96,17 @@ class PairedComparison(Record):
         return "\n".join(lines)
 
 
-def compare(
-    before: EvalResult,
-    after: EvalResult,
-    *,
-    seed: int = 0,
-    resamples: int = 10_000,
-    level: float = 0.95,
-) -> PairedComparison:
+def compare(before: EvalResult, after: EvalResult, *, level: float = 0.95) -> PairedComparison:
     """Compares two evaluations of the same items.
 
     Items are paired by id. An item that only one evaluation has, or that failed in one of them, is
-    left out and counted. "better" and "worse" need both the bootstrap interval to exclude zero and
-    McNemar's test to agree at the same level: on few flips the bootstrap alone is too sure.
+    left out and counted. "better" and "worse" need both Tango's score interval to exclude zero and McNemar's
+    exact test to agree at the same level: on few flips the interval alone claims a difference somewhat too
+    often (`docs/statistics.md`). Of several samples of an item the first counts.
 
     Args:
         before: The first evaluation.
         after: The second evaluation.
-        seed: Seed of the bootstrap.
-        resamples: Number of bootstrap resamples.
         level: Confidence level of intervals and test.
 
     Returns:
@@ -124,6 +114,7 @@ def compare(
 
     Raises:
         DataError: if no item is in both, an item occurs twice, or two different scorers were used.
+        ConfigError: if one of the two is no evaluation, or the level is out of range.
 
     Example:
         >>> def result(name, rights):
@@ -135,11 +126,16 @@ def compare(
         >>> print(compare(result("before", [False] * 40), result("after", [True] * 20 + [False] * 20)))
         before        0.0 %  95 % interval 0.0 to 8.8
         after        50.0 %  95 % interval 35.2 to 64.8
-        difference    +50.0  95 % interval +35.0 to +65.0
+        difference    +50.0  95 % interval +35.2 to +64.8
         McNemar p   < 0.001  20 up, 0 down, of 40 pairs
         verdict     better
-        The interval, +35.0 to +65.0 points, excludes zero and McNemar's test agrees (p < 0.001).
+        The interval, +35.2 to +64.8 points, excludes zero and McNemar's test agrees (p < 0.001).
     """
+    for name, given in (("before", before), ("after", after)):
+        if not isinstance(given, EvalResult):
+            raise ConfigError(
+                f"{name} is a {type(given).__name__}", expected="an EvalResult, as evaluate returns"
+            )
     if before.scorer != after.scorer:
         raise DataError(
             f"{before.name!r} was scored by {before.scorer!r} and {after.name!r} by {after.scorer!r}",
@@ -164,7 +160,7 @@ def compare(
     n = len(pairs)
     up, down = sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
     rights = sum(a for a, _ in pairs), sum(b for _, b in pairs)
-    interval = paired_bootstrap(*zip(*pairs, strict=True), resamples=resamples, level=level, seed=seed)
+    interval = tango(up, down, n, level)
     p_value = mcnemar(up, down)
     detectable = detectable_difference(n, (up + down) / n, level=level)
     verdict, reason = _judge(interval, p_value, n=n, flips=up + down, detectable=detectable, level=level)
@@ -188,8 +184,6 @@ def compare(
         only_after=len(second) - len(common),
         failed=len(common) - n,
         level=level,
-        resamples=resamples,
-        seed=seed,
     )
 
 
@@ -206,7 +200,7 @@ def _judge(
     low, high = interval
     span = f"{_range(interval, sign=True)} points"
     excludes, agrees = low > 0 or high < 0, p_value < 1 - level
-    p_text = _p(p_value)
+    p_text = shown_p(p_value)
     p_text = f"p {p_text}" if p_text.startswith("<") else f"p = {p_text}"
     if excludes and agrees:
         reason = f"The interval, {span}, excludes zero and McNemar's test agrees ({p_text})."
@@ -225,7 +219,3 @@ def _judge(
 def _range(interval: tuple[float, float], *, sign: bool = False) -> str:
     low, high = (100 * bound + 0.0 for bound in interval)
     return f"{low:+.1f} to {high:+.1f}" if sign else f"{low:.1f} to {high:.1f}"
-
-
-def _p(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

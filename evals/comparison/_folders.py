@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from docendo.errors import DataError
-from docendo.evals.comparison._arms import spent_on, stored_rules, stored_spending
+from docendo.evals.comparison._runs import (
+    Spending,
+    is_interrupted,
+    spent_on,
+    stored_rules,
+    stored_spending,
+)
 from docendo.evals.harness._results import EvalResult
 
 _SEED = re.compile(r"seed-(-?[0-9]+)")
@@ -21,13 +27,13 @@ class Arms:
 
     Attributes:
         results: For each arm one evaluation per seed.
-        spent: For each arm and seed what was spent, by unit.
+        spent: For each arm and seed what was spent.
         seeds: The seeds; empty if each arm has one evaluation.
         rules: How the `Comparison` that made them was judged, as JSON; empty if none made them.
     """
 
     results: Mapping[str, Sequence[EvalResult]]
-    spent: Mapping[str, Sequence[Mapping[str, float]]]
+    spent: Mapping[str, Sequence[Spending]]
     seeds: tuple[int, ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,7 +80,11 @@ def load_arms(paths: Sequence[str | Path], *, load: Callable[[Path], EvalResult]
 
 def _seeds(folder: Path) -> dict[int, Path]:
     found = ((_SEED.fullmatch(child.name), child) for child in folder.glob("seed-*"))
-    return {int(match[1]): child for match, child in found if match and child.is_dir()}
+    return {
+        int(match[1]): child
+        for match, child in found
+        if match and child.is_dir() and not is_interrupted(child)
+    }
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

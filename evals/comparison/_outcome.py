@@ -23,6 +23,7 @@ class ArmScore(Record):
         spent: What it spent with each seed, in the budget's unit.
         items: Number of items with an answer, over all seeds.
         failed: Number of items without one.
+        before: What of `spent` was spent before the run was interrupted, with each seed; empty if none was.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ArmScore(Record):
     spent: tuple[float, ...]
     items: int
     failed: int = 0
+    before: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,8 @@ class ArmPair(Record):
     Attributes:
         name: The method.
         against: What it is compared with.
-        difference: Mean of the method's metric minus that of the other.
+        difference: Mean of the method's metric minus that of the other; NaN, as the interval, if there are
+            too few pairs to say it, and then no p-value is below 1.
         interval: Interval of the difference, for this pair alone.
         p_value: Two-sided test of no difference.
         adjusted: The same, adjusted for the number of methods by Holm's procedure.
@@ -91,11 +94,34 @@ class Outcome(Record):
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Rebuilds an outcome stored by `to_json`."""
         arms = (
-            ArmScore(**{**a, "seeds": tuple(a["seeds"]), "spent": tuple(a["spent"])}) for a in value["arms"]
+            ArmScore(
+                **{
+                    **arm,
+                    "mean": _number(arm["mean"]),
+                    "seeds": tuple(map(_number, arm["seeds"])),
+                    "spent": tuple(arm["spent"]),
+                    "before": tuple(arm.get("before", ())),
+                }
+            )
+            for arm in value["arms"]
         )
-        pairs = (ArmPair(**{**pair, "interval": tuple(pair["interval"])}) for pair in value["pairs"])
+        pairs = (
+            ArmPair(
+                **{
+                    **pair,
+                    "difference": _number(pair["difference"]),
+                    "interval": tuple(map(_number, pair["interval"])),
+                }
+            )
+            for pair in value["pairs"]
+        )
         lists = {"arms": tuple(arms), "pairs": tuple(pairs), "seeds": tuple(value["seeds"])}
         return cls(**{**value, **lists})
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as JSON, which has no NaN: null stands for it."""
+        found: dict[str, Any] = _without_nan(Record.to_json(self))
+        return found
 
     def __str__(self) -> str:
         lines = _table(
@@ -126,6 +152,8 @@ class Outcome(Record):
         seeds = " ".join(self._show(value).removesuffix(" %") for value in arm.seeds)
         notes = [f"by seed {seeds}"] if len(arm.seeds) > 1 else []
         notes.append(f"{sum(arm.spent) / len(arm.spent):,.0f} {self.unit} a seed")
+        if arm.before:
+            notes.append(f"{sum(arm.before):,.0f} of all before an interruption")
         notes += [f"{arm.failed} failed"] if arm.failed else []
         return ", ".join(notes)
 
@@ -148,6 +176,18 @@ def shown_p(p_value: float) -> str:
         ('0.031', '< 0.001')
     """
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> list[str]:

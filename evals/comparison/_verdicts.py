@@ -4,122 +4,66 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from docendo.checks import is_number
-from docendo.errors import ConfigError, DataError
-from docendo.evals.comparison._meter import UNITS, Unit
+from docendo.errors import DataError
+from docendo.evals.comparison._meter import Unit
 from docendo.evals.comparison._outcome import ArmPair, ArmScore, ArmVerdict, Outcome, shown_p
+from docendo.evals.comparison._rules import Rules
+from docendo.evals.comparison._runs import Spending
 from docendo.evals.harness._records import EvalRecord
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.statistics import crossed_difference, holm
-from docendo.records import Record
 
 if TYPE_CHECKING:
-    import numpy as np
-
-Direction = Literal["more", "less"]
-#: The number that is compared: of a record's samples the mean. A function may leave an item out with None.
-Metric = Literal["correct", "value", "confidence"] | Callable[[EvalRecord], float | None]
-_METRICS = ("correct", "value", "confidence")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules(Record):
-    """How arms are judged; the fields are those of `Comparison`."""
-
-    baseline: str
-    control: str | None = None
-    unit: Unit = "tokens"
-    budget: float | None = None
-    tolerance: float = 0.02
-    metric: Metric = "correct"
-    direction: Direction = "more"
-    level: float = 0.95
-    seeds: tuple[int, ...] = ()
-    #: Whether unlike budgets forbid a verdict.
-    equal_budgets: bool = True
-
-    def checked(self, arms: Mapping[str, Any]) -> Rules:
-        """Returns the rules if they fit the arms.
-
-        Raises:
-            ConfigError: if baseline or control is no arm, or a setting is unknown.
-        """
-        for name in (self.baseline, self.control):
-            if name is not None and name not in arms:
-                raise ConfigError(f"there is no arm {name!r}", expected=f"one of {', '.join(arms)}")
-        if self.control == self.baseline:
-            raise ConfigError(f"{self.control!r} is the baseline and the control", expected="two arms")
-        if not callable(self.metric) and self.metric not in _METRICS:
-            raise ConfigError(
-                f"metric is {self.metric!r}",
-                expected=f"one of {', '.join(_METRICS)}, or a function of a record",
-            )
-        if self.direction not in get_args(Direction):
-            raise ConfigError(f"direction is {self.direction!r}", expected='"more" or "less"')
-        if self.unit not in UNITS:
-            raise ConfigError(f"unit is {self.unit!r}", expected=f"one of {', '.join(UNITS)}")
-        if not (is_number(self.level) and 0 < self.level < 1):
-            raise ConfigError(f"level is {self.level!r}", expected="between 0 and 1, such as 0.95")
-        return self
-
-    @property
-    def metric_name(self) -> str:
-        """The metric's name."""
-        return getattr(self.metric, "__name__", "metric") if callable(self.metric) else self.metric
-
-    def to_json(self) -> dict[str, Any]:
-        """The rules as JSON; a function by its name."""
-        return Record.to_json(self.replace(metric="correct")) | {"metric": self.metric_name}
+    from docendo.evals.statistics._checks import Floats
 
 
 def judge_arms(
     results: Mapping[str, Sequence[EvalResult]],
     rules: Rules,
     *,
-    spent: Mapping[str, Sequence[Mapping[str, float]]],
+    spent: Mapping[str, Sequence[Spending]],
 ) -> Outcome:
     """Compares finished evaluations.
 
     Args:
         results: For each arm one evaluation per seed.
         rules: How they are judged.
-        spent: For each arm and seed what was spent, by unit.
+        spent: For each arm and seed what was spent.
 
     Raises:
         DataError: if an arm has another number of evaluations, another scorer, or none of the items.
     """
     rules.checked(results)
-    _check_alike(results)
-    tables = _tables(results, rules.metric)
-    costs = {name: tuple(float(each[rules.unit]) for each in spent[name]) for name in results}
+    _check_alike(results, rules.baseline)
+    tables = _tables(results, rules)
+    scores = {name: _score(name, tables[name], spent[name], results[name], rules.unit) for name in results}
     others = [name for name in results if name != rules.baseline]
-    plain = {
-        name: crossed_difference(tables[rules.baseline], tables[name], level=rules.level) for name in others
-    }
+    found = {name: _differ(tables[rules.baseline], tables[name], rules.level) for name in others}
     methods = [name for name in others if name != rules.control]
-    adjusted = dict(zip(methods, holm([plain[name].p_value for name in methods]), strict=True))
+    adjusted = dict(zip(methods, holm([found[name].p_value for name in methods]), strict=True))
     pairs = []
     for name in others:
-        found, p_value = plain[name], adjusted.get(name, plain[name].p_value)
-        verdict, reason = _verdict(found, p_value, rules)
-        unlike = _unlike(costs[name], costs[rules.baseline], rules) if rules.equal_budgets else None
+        pair = found[name]
+        p_value = adjusted.get(name, pair.p_value)
+        verdict, reason = _verdict(pair, p_value, rules)
+        unlike = _unlike(scores[name], scores[rules.baseline], rules)
         if unlike is not None:
             verdict, reason = "budgets differ", unlike
         elif verdict == "better" and rules.control not in (None, name):
-            verdict, reason = _beside_control(tables, costs, name, rules, reason)
+            verdict, reason = _beside_control(tables, scores, name, rules, reason)
         pairs.append(
             ArmPair(
                 name=name,
                 against=rules.baseline,
-                difference=found.difference,
-                interval=found.interval,
-                p_value=found.p_value,
+                difference=pair.difference,
+                interval=pair.interval,
+                p_value=pair.p_value,
                 adjusted=p_value,
-                n=found.n,
+                n=pair.n,
                 verdict=verdict,
                 reason=reason,
             )
@@ -128,7 +72,7 @@ def judge_arms(
         metric=rules.metric_name,
         direction=rules.direction,
         unit=rules.unit,
-        arms=tuple(_score(name, tables[name], costs[name], results[name]) for name in results),
+        arms=tuple(scores.values()),
         pairs=tuple(pairs),
         baseline=rules.baseline,
         control=rules.control,
@@ -137,7 +81,47 @@ def judge_arms(
     )
 
 
-def _check_alike(results: Mapping[str, Sequence[EvalResult]]) -> None:
+class _Found(NamedTuple):
+    """How two arms differ, and what a verdict on that must say beside it."""
+
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    n: int
+    seeds: int
+    #: Whether the seeds gave the same answers, so that the items were counted once.
+    once: bool = False
+    #: Why nothing can be said, or empty.
+    problem: str = ""
+
+
+def _differ(before: Floats, after: Floats, level: float) -> _Found:
+    """The difference of two arms. Seeds with the same answers count once: they are no further evidence."""
+    import numpy as np
+
+    known = np.isfinite(before) & np.isfinite(after)
+    answered = known.any(axis=0)
+    if not answered.any():
+        return _nothing(0, "no item was answered by both")
+    first, second = (np.where(known, table, np.nan)[:, answered] for table in (before, after))
+    seeds = int(known.any(axis=1).sum())
+    most, least = (tuple(pick(side, axis=0) for side in (first, second)) for pick in (np.nanmax, np.nanmin))
+    # Of items that mostly have one value nothing can be seen: each seed then has its own.
+    once = bool(np.median(known.sum(axis=0)[answered]) > 1 and np.array_equal(most, least))
+    if once:
+        (first, second), seeds = most, 1
+    try:
+        found = crossed_difference(first, second, level=level)
+    except DataError as error:  # one item, of whose spread nothing is known
+        return _nothing(int(known.sum()), str(error).rstrip("."))
+    return _Found(found.difference, found.interval, found.p_value, found.n, seeds, once)
+
+
+def _nothing(n: int, problem: str) -> _Found:
+    return _Found(math.nan, (math.nan, math.nan), 1.0, n, 0, problem=problem)
+
+
+def _check_alike(results: Mapping[str, Sequence[EvalResult]], baseline: str) -> None:
     counts = {name: len(each) for name, each in results.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -151,9 +135,17 @@ def _check_alike(results: Mapping[str, Sequence[EvalResult]]) -> None:
             f"the arms were scored by different scorers ({shown})",
             remedy="evaluate again with the same scorer",
         )
+    items = {name: {r.item for result in each for r in result.records} for name, each in results.items()}
+    for name, own in items.items():
+        if not own & items[baseline]:
+            raise DataError(
+                f"{name!r} and {baseline!r} have no item in common",
+                expected="evaluations of the same items",
+                remedy="use the same task, settings and seed for all",
+            )
 
 
-def _tables(results: Mapping[str, Sequence[EvalResult]], metric: Metric) -> dict[str, np.ndarray]:
+def _tables(results: Mapping[str, Sequence[EvalResult]], rules: Rules) -> dict[str, Floats]:
     """For each arm a table of seeds by items; NaN where there is no number."""
     import numpy as np
 
@@ -167,37 +159,39 @@ def _tables(results: Mapping[str, Sequence[EvalResult]], metric: Metric) -> dict
             if twice:
                 raise DataError(f"{name!r} has item {twice[0]} more than once", expected="each item once")
             for record in result.records:
-                value = _value(record, metric)
+                value = _value(record, rules)
                 if value is not None:
                     table[seed, places[record.item]] = value
         tables[name] = table
-    first = next(iter(tables))
-    for name, table in tables.items():
-        if not (np.isfinite(table) & np.isfinite(tables[first])).any():
-            raise DataError(
-                f"{name!r} and {first!r} have no answered item in common",
-                expected="evaluations of the same items",
-                remedy="use the same task, settings and seed for all",
-            )
     return tables
 
 
-def _value(record: EvalRecord, metric: Metric) -> float | None:
+def _value(record: EvalRecord, rules: Rules) -> float | None:
     if record.correct is None:
         return None
-    if callable(metric):
-        value = metric(record)
-        return None if value is None else float(value)
-    values = [getattr(sample, metric) for sample in record.samples]
+    if callable(rules.metric):
+        found: Any = rules.metric(record)
+        if found is None:
+            return None
+        if not (isinstance(found, bool) or is_number(found)):
+            raise DataError(
+                f"metric {rules.metric_name} is {found!r} for item {record.item}",
+                expected="a finite number, or None to leave the item out",
+            )
+        return float(found)
+    values = [getattr(sample, rules.metric) for sample in record.samples]
     if any(value is None for value in values):
         return None
     return math.fsum(values) / len(values)
 
 
-def _score(name: str, table: np.ndarray, spent: tuple[float, ...], results: Sequence[EvalResult]) -> ArmScore:
+def _score(
+    name: str, table: Floats, spent: Sequence[Spending], results: Sequence[EvalResult], unit: Unit
+) -> ArmScore:
     import numpy as np
 
     known = np.isfinite(table)
+    before = tuple(each.before.get(unit, 0.0) for each in spent)
     return ArmScore(
         name=name,
         mean=float(table[known].mean()) if known.any() else math.nan,
@@ -205,57 +199,101 @@ def _score(name: str, table: np.ndarray, spent: tuple[float, ...], results: Sequ
             float(row[here].mean()) if here.any() else math.nan
             for row, here in zip(table, known, strict=True)
         ),
-        spent=spent,
+        spent=tuple(float(each.total[unit]) for each in spent),
         items=int(known.sum()),
         failed=sum(result.failed for result in results),
+        before=before if any(before) else (),
     )
 
 
-def _verdict(found: Any, p_value: float, rules: Rules) -> tuple[ArmVerdict, str]:
+def _verdict(found: _Found, p_value: float, rules: Rules) -> tuple[ArmVerdict, str]:
+    if found.problem:
+        return "no effect shown", f"Nothing can be said: {found.problem}."
     low, high = found.interval
-    grounds = f"p {shown_p(p_value)}" if p_value < 0.001 else f"p = {shown_p(p_value)}"
-    shown = p_value < 1 - rules.level and not low <= 0 <= high
-    if not shown:
-        return "no effect shown", f"{found.n} pairs do not show a difference ({grounds})."
+    once = " All seeds gave the same answers, so that they count once." if found.once else ""
+    if p_value >= 1 - rules.level or low <= 0 <= high:
+        reason = f"{_pairs(found)} do not show a difference ({_p(p_value)}).{once}"
+        return "no effect shown", reason
     good = (found.difference > 0) == (rules.direction == "more")
-    seeds = f" over {len(rules.seeds)} seeds" if len(rules.seeds) > 1 else ""
-    return ("better" if good else "worse"), f"{found.n} pairs{seeds} show the difference ({grounds})."
+    reason = f"{_pairs(found)} show the difference ({_p(p_value)}).{once}"
+    return ("better" if good else "worse"), reason
+
+
+def _pairs(found: _Found) -> str:
+    return f"{found.n} pairs over {found.seeds} seeds" if found.seeds > 1 else f"{found.n} pairs"
+
+
+def _p(p_value: float) -> str:
+    return f"p {shown_p(p_value)}" if p_value < 0.001 else f"p = {shown_p(p_value)}"
 
 
 def _beside_control(
-    tables: Mapping[str, np.ndarray],
-    costs: Mapping[str, Sequence[float]],
+    tables: Mapping[str, Floats],
+    scores: Mapping[str, ArmScore],
     name: str,
     rules: Rules,
     reason: str,
 ) -> tuple[ArmVerdict, str]:
     control = rules.control or ""
-    unlike = _unlike(costs[control], costs[rules.baseline], rules) if rules.equal_budgets else None
+    unlike = _unlike(scores[control], scores[rules.baseline], rules)
     if unlike is not None:
         return "budgets differ", f"Of the control {control!r}: {unlike}"
-    found = crossed_difference(tables[control], tables[name], level=rules.level)
+    found = _differ(tables[control], tables[name], rules.level)
+    if found.problem:
+        return beside_control("no effect shown", reason, control=control, grounds="", problem=found.problem)
     verdict, _ = _verdict(found, found.p_value, rules)
+    return beside_control(verdict, reason, control=control, grounds=f"{_pairs(found)}, {_p(found.p_value)}")
+
+
+def beside_control(
+    verdict: str, reason: str, *, control: str, grounds: str, problem: str = ""
+) -> tuple[Literal["better", "no effect shown"], str]:
+    """The verdict on a method that beats the baseline, now that it was held against the control.
+
+    Args:
+        verdict: That of the method against the control.
+        reason: The grounds of its verdict against the baseline.
+        control: Name of the control.
+        grounds: What the verdict against the control rests on.
+        problem: Why nothing can be said of the two, or empty.
+    """
+    if problem:
+        return "no effect shown", (
+            f"It beats the baseline, but cannot be held against the control {control!r}: {problem}."
+        )
     if verdict == "better":
-        return "better", f"{reason} It also beats the control, p {shown_p(found.p_value)}."
+        return "better", f"{reason} It also beats the control ({grounds})."
     return "no effect shown", (
-        f"It beats the baseline, but not the control {control!r} (p {shown_p(found.p_value)}): "
-        "what helps is not its signal."
+        f"It beats the baseline, but not the control {control!r} ({grounds}): what helps is not its signal."
     )
 
 
-def _unlike(spent: Sequence[float], baseline: Sequence[float], rules: Rules) -> str | None:
+def _unlike(arm: ArmScore, baseline: ArmScore, rules: Rules) -> str | None:
     """What is wrong with the budgets, if anything."""
-    for n, (own, others) in enumerate(zip(spent, baseline, strict=True)):
+    if not rules.equal_budgets:
+        return None
+    for n, (own, others) in enumerate(zip(arm.spent, baseline.spent, strict=True)):
         target = others if rules.budget is None else rules.budget
         if own == others == 0:
             return f"No {rules.unit} were counted; name the engines, or another unit."
-        for whose, value in (("It", own), ("The baseline", others)):
+        for whose, score, value in (("It", arm, own), ("The baseline", baseline, others)):
             if abs(value - target) > rules.tolerance * target:
                 seed = f" with seed {rules.seeds[n]}" if len(rules.seeds) > n else ""
-                return (
-                    f"{whose} spent {value:,.0f} {rules.unit}{seed} where {target:,.0f} were due "
-                    f"({100 * (value / target - 1):+.1f} %, at most {100 * rules.tolerance:g} % are allowed)."
+                due = (
+                    f"where {target:,.0f} were due ({100 * (value / target - 1):+.1f} %, "
+                    f"at most {100 * rules.tolerance:g} % are allowed)"
                     if target
-                    else f"{whose} spent {value:,.0f} {rules.unit}{seed} where the baseline spent none."
+                    else "where the baseline spent none"
                 )
+                return f"{whose} spent {value:,.0f} {rules.unit}{seed} {due}.{_interrupted(score, n)}"
     return None
+
+
+def _interrupted(score: ArmScore, n: int) -> str:
+    """What to do about a run that was interrupted and then may have begun anew."""
+    if n >= len(score.before) or not score.before[n]:
+        return ""
+    return (
+        f" Of these {score.before[n]:,.0f} were spent before an interruption: if it began anew then, remove "
+        f"what is stored of {score.name!r} with this seed, and run it again."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -101,8 +102,13 @@ class Difference(Record):
 
     @classmethod
     def of_outcome(cls, outcome: Outcome, names: Mapping[str, str]) -> tuple[Self, ...]:
-        """The rows of a comparison of several arms, each arm by the name that it has in the report."""
+        """The rows of a comparison of several arms, each arm by the name that it has in the report.
+
+        An arm that nothing can be said of has none.
+        """
         methods = sum(pair.name != outcome.control for pair in outcome.pairs)
+        # Without a difference there is nothing to draw.
+        pairs = [pair for pair in outcome.pairs if not math.isnan(pair.difference)]
         means = {arm.name: arm.mean if arm.items else None for arm in outcome.arms}
         return tuple(
             cls(
@@ -123,7 +129,7 @@ class Difference(Record):
                 direction=outcome.direction,
                 level=outcome.level,
             )
-            for pair in outcome.pairs
+            for pair in pairs
         )
 
 
@@ -249,6 +255,8 @@ def rebuild(kind: Any, value: Any) -> Any:
         return tuple(rebuild(inner[0], each) for each in value)
     if origin is tuple:
         return tuple(rebuild(part, each) for part, each in zip(inner, value, strict=True))
+    if kind is PairedComparison:
+        return PairedComparison.from_json(value)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{name: rebuild(hints.get(name), each) for name, each in value.items()})  # type: ignore[operator]

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from docendo.errors import ConfigError, DataError
-from docendo.evals.comparison._arms import spent_on
-from docendo.evals.comparison._compare import PairedComparison, compare
-from docendo.evals.comparison._verdicts import Rules, judge_arms
 from docendo.evals.harness._results import EvalCost, EvalResult
-from docendo.evals.reports._parts import Curve, Difference
+from docendo.evals.reports._differences import differences_of
+from docendo.evals.reports._parts import Curve
 from docendo.evals.reports._report import Arm, ReportData, blame_of
 from docendo.evals.reports._sections import confidence_of, sample_curves, strata_of
 from docendo.evals.reports._sources import Source, named_apart, read_source
 from docendo.evals.reports._subjects import Subject, mean_of
 from docendo.evals.reports._transcripts import changes
-from docendo.evals.statistics import holm
 
 #: Questions shown of each kind for one pair and over all pairs: a page should stay readable and small.
 _MOST_QUESTIONS, _QUESTIONS = 4, 12
@@ -31,11 +27,11 @@ def results_report(
     results: EvalResult | str | Path | Iterable[EvalResult | str | Path],
     *,
     baseline: str | None = None,
+    control: str | None = None,
     title: str | None = None,
     stages: bool = False,
     load: Callable[[Path], EvalResult] = EvalResult.load,
     level: float = 0.95,
-    resamples: int = 10_000,
     seed: int = 0,
 ) -> ReportData:
     """Gathers what evaluations show: accuracies, paired differences, costs, strata, calibration, changes.
@@ -49,13 +45,14 @@ def results_report(
             `docendo quickstart`.
         baseline: Name of the result that the others are compared with. By default the first of the single
             results; a comparison has its own, and a run is compared with what was measured before it.
+        control: Name of the result whose signal is shuffled, or None. Another single result is called better
+            only if it beats the control as well. A comparison has its own.
         title: Heading; by default the names, or their number.
         stages: Whether the results are stages of one run, in this order: their accuracy is then drawn as a
             curve.
         load: How the file or folder of a single result is read, such as `load_result`.
         level: Confidence level of differences and tests, and of the intervals by stratum.
-        resamples: Resamples of the bootstrap of the difference of two single results.
-        seed: Seed of the bootstraps.
+        seed: Seed of the bootstraps of calibration and of several samples.
 
     Returns:
         The data of the report. A comparison's differences and verdicts are those of its own outcome. Single
@@ -64,7 +61,7 @@ def results_report(
 
     Raises:
         DataError: if there is no result, or a folder does not hold one.
-        ConfigError: if there is no result of the baseline's name, or a comparison has another baseline.
+        ConfigError: if there is no result of the name of baseline or control, or a comparison has another.
 
     Example:
         >>> from docendo.evals import EvalRecord, EvalResult
@@ -83,11 +80,11 @@ def results_report(
     sources = named_apart([read_source(each, load=load) for each in given])
     if not sources:
         raise DataError("there is nothing to report on", expected="at least one result")
-    sources = _against(sources, baseline)
+    sources = _controlled(_against(sources, baseline), control)
     subjects = [subject for source in sources for subject in source.subjects]
     by_name = {subject.name: subject for subject in subjects}
-    bootstrap: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}
-    differences, compared, notes = _differences(sources, by_name, bootstrap)
+    found = differences_of(sources, control=control, level=level)
+    differences, compared = found.rows, found.compared
     pairs = {row.name: row.against for row in differences}
     most = max(1, min(_MOST_QUESTIONS, _QUESTIONS // max(1, len(pairs))))
     drawn = [sample_curves(subject, level=level, seed=seed) for subject in subjects]
@@ -108,12 +105,12 @@ def results_report(
         },
         versions=run.versions if run else {},
         seed=run.seed if run else None,
-        notes=(*(run.notes if run else ()), *notes, *(note for _, note in drawn if note)),
-        differences=tuple(differences),
+        notes=(*(run.notes if run else ()), *found.notes, *(note for _, note in drawn if note)),
+        differences=differences,
         strata=strata_of(subjects, pairs, level=level),
         stages=(*_stages(subjects, stages), *(curve for source in sources for curve in source.stages)),
         confidences=tuple(
-            found for s in subjects if (found := confidence_of(s, level=level, seed=seed)) is not None
+            each for s in subjects if (each := confidence_of(s, level=level, seed=seed)) is not None
         ),
         samples=tuple(curve for curves, _ in drawn for curve in curves),
         changes=tuple(changes(by_name[b], by_name[a], most=most) for a, b in pairs.items()),
@@ -149,64 +146,28 @@ def _beside(subject: Subject, wanted: str | None) -> Subject:
     return replace(subject, against=None if other == subject.name else other)
 
 
-def _differences(
-    sources: Sequence[Source], by_name: Mapping[str, Subject], bootstrap: Mapping[str, Any]
-) -> tuple[list[Difference], list[PairedComparison], list[str]]:
-    rows: list[Difference] = []
-    compared: list[PairedComparison] = []
-    singles: list[Difference] = []
-    notes: list[str] = []
-    for source in sources:
-        if source.outcome is not None:
-            own = (arm.name for arm in source.outcome.arms)
-            names = dict(zip(own, (subject.name for subject in source.subjects), strict=True))
-            rows += Difference.of_outcome(source.outcome, names)
-            continue
-        for subject in source.subjects:
-            if subject.against is None:
-                continue
-            first = by_name[subject.against]
-            try:
-                found = _compared(first, subject, bootstrap)
-            except DataError as error:
-                notes.append(f"{subject.name} is not compared with {first.name}: {error}")
-                continue
-            if isinstance(found, Difference):
-                singles.append(found)
-            else:
-                compared.append(found)
-                singles.append(Difference.of(found, name=subject.name, against=first.name))
-    return [*rows, *_adjusted(singles)], compared, notes
-
-
-def _adjusted(rows: Sequence[Difference]) -> list[Difference]:
-    """Takes verdicts back that several tests at once do not bear, by Holm's procedure."""
-    if len(rows) < 2:
-        return list(rows)
+def _controlled(sources: Sequence[Source], control: str | None) -> list[Source]:
+    """Says of a single result that it is the control."""
+    names = [subject.name for source in sources for subject in source.subjects]
+    if control is None:
+        return list(sources)
+    if control not in names:
+        raise ConfigError(f"there is no result {control!r}", expected=f"one of {', '.join(names)}")
     found = []
-    for row, p_value in zip(rows, holm([row.p_value for row in rows]), strict=True):
-        taken = row.verdict in ("better", "worse") and p_value >= 1 - row.level
-        reason = (
-            f"{row.reason} But adjusted for {len(rows)} comparisons nothing is shown (p = {p_value:.3f})."
-        )
-        changed = {"verdict": "no effect shown", "reason": reason} if taken else {}
-        found.append(row.replace(adjusted=p_value, **changed))
+    for source in sources:
+        inside = next((subject for subject in source.subjects if subject.name == control), None)
+        if source.outcome is not None and inside is not None and not inside.control:
+            own = source.outcome.control
+            raise ConfigError(
+                f"the comparison in {source.place} was judged with "
+                + (f"the control {own!r}" if own else "no control"),
+                remedy=f"run it again with control={control!r}",
+            )
+        if any(subject.against == control for subject in source.subjects):
+            raise ConfigError(f"{control!r} is the baseline and the control", expected="two results")
+        marked = (replace(each, control=each.control or each.name == control) for each in source.subjects)
+        found.append(replace(source, subjects=tuple(marked)))
     return found
-
-
-def _compared(first: Subject, second: Subject, bootstrap: Mapping[str, Any]) -> PairedComparison | Difference:
-    """Compares two single results item by item, results of several seeds as a comparison of arms does."""
-    if first.seeds != second.seeds:
-        own, other = (", ".join(map(str, each.seeds)) or "none" for each in (second, first))
-        raise DataError(f"{second.name} has the seeds {own}, {first.name} has {other}", expected="the same")
-    if not first.seeds:
-        before = first.results[0].replace(name=first.name)
-        return compare(before, second.results[0].replace(name=second.name), **bootstrap)
-    arms = {each.name: each.results for each in (first, second)}
-    rules = Rules(baseline=first.name, seeds=first.seeds, level=bootstrap["level"], equal_budgets=False)
-    spent = {name: [spent_on(result) for result in results] for name, results in arms.items()}
-    names = {name: name for name in arms}
-    return Difference.of_outcome(judge_arms(arms, rules, spent=spent), names)[0]
 
 
 def _arm(subject: Subject, baselines: set[str]) -> Arm:

@@ -106,8 +106,8 @@ def graph_worth(
         posts: Posts of the graph's board; see `item_efforts`.
         budget: Which tokens count: "generated", or "total" with the prompts.
         tolerance: Largest share by which equal budgets may differ.
-        seed: Seed of the bootstrap.
-        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap of the coordination metrics.
+        resamples: Number of its resamples.
         level: Confidence level.
 
     Raises:
@@ -127,15 +127,14 @@ def graph_worth(
         >>> graph_worth(result("graph", [True] * 40, 100), vote).verdict
         'worth it'
         >>> print(*graph_worth(result("graph", [True] * 40, 250), vote).reasons)
-        The interval, +60.0 to +87.5 points, excludes zero and McNemar's test agrees (p < 0.001). But graph
+        The interval, +59.7 to +85.8 points, excludes zero and McNemar's test agrees (p < 0.001). But graph
         spent 150.0 % more generated tokens than vote, which might do as well with as many.
     """
     if budget not in get_args(Budget):
         raise ConfigError(f"budget is {budget!r}", expected=f"one of {', '.join(get_args(Budget))}")
     if not is_number(tolerance) or tolerance < 0:
         raise ConfigError(f"tolerance is {tolerance!r}", expected="a share of 0 or more, such as 0.02")
-    bootstrap: dict[str, Any] = {"seed": seed, "resamples": resamples, "level": level}
-    comparison = compare(baseline, graph, **bootstrap)
+    comparison = compare(baseline, graph, level=level)
     spent = item_efforts(traces, graph.records, posts=posts)
     single = item_efforts(baseline_traces, baseline.records)
     theirs, mine = _tokens(single, spent, budget)
@@ -147,7 +146,7 @@ def graph_worth(
         budget=budget,
         tokens=mine,
         baseline_tokens=theirs,
-        unmatched=None if unmatched is None else compare(unmatched, graph, **bootstrap),
+        unmatched=None if unmatched is None else compare(unmatched, graph, level=level),
         unmatched_tokens=None
         if unmatched is None
         else _tokens(item_efforts(None, unmatched.records), spent, budget)[0],
@@ -162,7 +161,9 @@ def graph_worth(
             baseline_name=comparison.before_name,
             budget=budget,
             tolerance=tolerance,
-            **bootstrap,
+            seed=seed,
+            resamples=resamples,
+            level=level,
         ),
     )
 

@@ -1,6 +1,7 @@
 """Several methods at an equal budget, with seeds and a control."""
 
 import json
+import math
 import random
 
 import pytest
@@ -17,6 +18,8 @@ from docendo.evals import (
     Outcome,
     evaluate,
     make_item,
+    mcnemar,
+    tango,
 )
 from docendo.records import Usage
 
@@ -182,6 +185,17 @@ def test_a_metric_of_one_s_own():
         ({"budget": 0}, "budget is 0"),
         ({"arms": {"one": arm(0.1)}}, "arms is "),
         ({"arms": {"../a": arm(0.1), "b": arm(0.2)}}, "an arm is named '../a'"),
+        ({"arms": {"comparison.json": arm(0.1), "b": arm(0.2)}}, "an arm is named 'comparison.json'"),
+        ({"arms": [arm(0.1), arm(0.2)]}, r"arms is \[.*; expected a mapping of names to functions of a seed"),
+        ({"arms": {1: arm(0.1), 2: arm(0.2)}}, "arms is .*; expected a function of a seed for each name"),
+        ({"arms": {"a": 1, "b": 2}}, "expected a function of a seed for each name"),
+        ({"arms": {}}, "arms is {}; expected at least two"),
+        ({"seeds": 5}, r"seeds is 5; expected several whole numbers, such as range\(5\)"),
+        ({"seeds": "01"}, "seeds is '01'"),
+        ({"seeds": (0.5,)}, "expected whole numbers"),
+        ({"control": ["plain"]}, r"there is no arm \['plain'\]"),
+        ({"engines": 3}, "engines is 3; expected a list of engines"),
+        ({"engines": ["engine"]}, "expected a list of engines"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(options, line):
@@ -195,12 +209,142 @@ def test_arms_have_to_answer_the_same_items_and_return_results():
         records = tuple(record.replace(item=f"x{record.item}") for record in result.records)
         return result.replace(records=records)
 
-    with pytest.raises(DataError, match="'up' and 'plain' have no answered item in common"):
+    with pytest.raises(
+        DataError, match=r"'up' with seed 0 was evaluated on other items \(120\) than 'plain'"
+    ):
         compared({"plain": arm(0.4), "up": others})
-    with pytest.raises(ConfigError, match="an arm returned a float"):
+    with pytest.raises(ConfigError, match="'up' with seed 0 returned a float"):
         compared({"plain": arm(0.4), "up": lambda seed: 0.5})
     with pytest.raises(DataError, match="scored by different scorers"):
         compared({"plain": arm(0.4), "up": lambda seed: arm(0.5)(seed).replace(scorer="math")})
+
+
+def known(rights, tokens=100, answered=range(120)):
+    """A method that is right on just these items, with every seed."""
+
+    def run(seed):
+        records = tuple(
+            EvalRecord(
+                item=item.id,
+                question=item.public.question,
+                correct=n in rights if n in answered else None,
+                failure=None if n in answered else "model: none",
+                usage=Usage(prompt_tokens=tokens),
+            )
+            for n, item in enumerate(ITEMS)
+        )
+        return EvalResult(name="arm", task="sums", scorer="exact", records=records)
+
+    return run
+
+
+def test_seeds_that_give_the_same_answers_are_no_further_evidence():
+    arms = {"plain": known(range(40)), "up": known(range(45))}
+    (one,) = compared(arms, seeds=(0,)).pairs
+    (several,) = compared(arms, seeds=range(20)).pairs
+    assert (several.n, several.p_value, several.interval) == (one.n, one.p_value, one.interval)
+    assert (one.n, one.p_value, one.interval) == (120, mcnemar(5, 0), tango(5, 0, 120))
+    assert several.verdict == one.verdict == "no effect shown"
+    assert several.reason == (
+        "120 pairs do not show a difference (p = 0.062). All seeds gave the same answers, so that they count "
+        "once."
+    )
+    assert "All seeds" not in one.reason
+    (shown,) = compared({"plain": known(range(40)), "up": known(range(60))}).pairs
+    assert (shown.n, shown.verdict) == (120, "better")
+    assert shown.reason.endswith("All seeds gave the same answers, so that they count once.")
+
+
+def test_seeds_that_differ_in_failures_alone_give_the_same_answers():
+    def failing(seed):
+        return known(range(60), answered=set(range(120)) - {seed})(seed)
+
+    (pair,) = compared({"plain": known(range(40)), "up": failing}).pairs
+    assert (pair.n, pair.p_value) == (120, mcnemar(20, 0))
+
+
+def test_seeds_with_items_of_their_own_are_not_taken_for_the_same_answers(tmp_path, capsys):
+    for name, share in (("plain", 0.3), ("up", 0.7)):
+        for seed in range(4):
+            found = arm(share)(seed)
+            part = found.records[30 * seed : 30 * seed + 30]
+            found.replace(records=part).save(tmp_path / name / f"seed-{seed}")
+    assert main(["compare", str(tmp_path / "plain"), str(tmp_path / "up"), "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert (pair["n"], "120 pairs over 4 seeds" in pair["reason"]) == (120, True)
+
+
+def test_one_arm_that_varies_makes_the_seeds_count():
+    (pair,) = compared({"plain": known(range(40)), "up": arm(0.8)}).pairs
+    assert pair.n == 600
+    assert "over 5 seeds" in pair.reason
+
+
+def test_a_control_that_answered_none_of_the_same_items_is_a_verdict_and_no_error():
+    arms = {
+        "plain": known(range(5)),
+        "up": known(range(120), answered=range(60, 120)),
+        "shuffled": known(range(5), answered=range(60)),
+    }
+    outcome = compared(arms, control="shuffled")
+    assert verdicts(outcome) == {"up": "no effect shown", "shuffled": "no effect shown"}
+    assert outcome.pairs[0].reason == (
+        "It beats the baseline, but cannot be held against the control 'shuffled': no item was answered by "
+        "both."
+    )
+
+
+def test_the_control_s_claim_says_on_how_many_pairs_it_rests():
+    arms = {
+        "plain": arm(0.2),
+        "up": known(range(120), answered=range(20, 120)),
+        "shuffled": arm(0.2, salt="x"),
+    }
+    reason = compared(arms, control="shuffled").pairs[0].reason
+    assert "It also beats the control (500 pairs over 5 seeds, p < 0.001)." in reason
+    arms["shuffled"] = known(range(120), answered=range(30, 120))
+    reason = compared(arms, control="shuffled").pairs[0].reason
+    assert "but not the control 'shuffled' (90 pairs, p = 1.000): what helps" in reason
+
+
+def test_an_arm_that_answered_nothing_leaves_the_others_their_verdicts(tmp_path, capsys):
+    arms = {"plain": arm(0.2), "up": arm(0.7), "broken": known((), answered=())}
+    outcome = Comparison(arms=arms).run(folder=tmp_path / "study", quiet=True)
+    assert verdicts(outcome) == {"up": "better", "broken": "no effect shown"}
+    broken = outcome.pairs[1]
+    assert broken.reason == "Nothing can be said: no item was answered by both."
+    assert (broken.n, broken.p_value, math.isnan(broken.difference)) == (0, 1.0, True)
+    assert "broken - plain  " in str(outcome)
+    stored = json.loads((tmp_path / "study" / "outcome.json").read_text())
+    assert stored["pairs"][1]["difference"] is None
+    assert Outcome.from_json(stored).to_json() == stored
+    assert main(["report", str(tmp_path / "study"), "--out", str(tmp_path / "page.html")]) == 0
+    captured = capsys.readouterr()
+    assert "up against plain: better" in captured.out
+    assert "broken is not compared with plain: Nothing can be said" in captured.err
+
+
+def test_one_item_with_several_seeds_says_nothing_rather_than_failing():
+    def one(right):
+        def run(seed):
+            result = known(())(seed)
+            correct = right if seed else not right
+            return result.replace(records=(result.records[0].replace(correct=correct),))
+
+        return run
+
+    (pair,) = compared({"a": one(True), "b": one(False)}, seeds=(0, 1, 2)).pairs
+    assert pair.verdict == "no effect shown"
+    assert "there is 1 item" in pair.reason
+
+
+@pytest.mark.parametrize("value", ["a", math.inf, math.nan, [1]])
+def test_a_metric_that_gives_no_number_is_one_line(value):
+    def strange(record):
+        return value
+
+    with pytest.raises(DataError, match=r"metric strange is .* for item .*; expected a finite number"):
+        compared({"plain": arm(0.4), "up": arm(0.7)}, metric=strange)
 
 
 def saved(folder, method, seed=0):
@@ -219,8 +363,13 @@ def test_folders_of_several_methods_are_compared_on_the_command_line(tmp_path, c
     assert main(["compare", *paths, "--json", "--control", "c"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert [pair["verdict"] for pair in outcome["pairs"]] == ["better", "no effect shown"]
-    assert main(["compare", *paths, "--report", str(tmp_path / "page.html")]) == 0
-    assert "<html" in (tmp_path / "page.html").read_text()
+    page = tmp_path / "page.html"
+    assert main(["compare", *paths, "--report", str(page)]) == 0
+    assert "<html" in page.read_text()
+    assert "beats the control" not in page.read_text()
+    assert main(["compare", *paths, "--baseline", "c", "--control", "a", "--report", str(page)]) == 0
+    assert "It also beats the control" in capsys.readouterr().out
+    assert "It also beats the control" in page.read_text()
 
 
 def test_a_comparison_s_folder_is_compared_again(tmp_path, capsys):
@@ -230,6 +379,17 @@ def test_a_comparison_s_folder_is_compared_again(tmp_path, capsys):
     assert again.pairs[0].p_value == first.pairs[0].p_value
     assert main(["compare", *(str(tmp_path / "study" / name) for name in ("up", "plain"))]) == 0
     assert "up (baseline)" in capsys.readouterr().out
+
+
+def test_a_run_that_was_interrupted_is_no_seed(tmp_path, capsys):
+    arms = {"plain": arm(0.4), "up": arm(0.7)}
+    Comparison(arms=arms, seeds=(0, 1)).run(folder=tmp_path / "study", quiet=True)
+    for name in arms:
+        log = tmp_path / "study" / name / "seed-2" / "spending.jsonl"
+        log.parent.mkdir()
+        log.write_text("")
+    assert main(["compare", str(tmp_path / "study"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1]
 
 
 @pytest.mark.parametrize(

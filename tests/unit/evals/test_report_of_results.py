@@ -77,8 +77,8 @@ def test_a_single_result_has_its_numbers_and_who_is_to_blame() -> None:
 
 def test_two_results_have_the_verdict_of_compare() -> None:
     before, after = result("before", [False] * 40), result("after", [True] * 20 + [False] * 20)
-    data = results_report([before, after], seed=3)
-    assert data.comparison == compare(before, after, seed=3)
+    data = results_report([before, after])
+    assert data.comparison == compare(before, after)
     (row,) = data.differences
     assert (row.difference, row.verdict, row.adjusted) == (0.5, "better", None)
     assert [arm.part for arm in data.arms] == ["baseline", ""]
@@ -104,6 +104,48 @@ def test_the_baseline_can_be_named_and_must_be_there() -> None:
     assert [(row.name, row.against) for row in data.differences] == [("a", "b"), ("c", "b")]
     with pytest.raises(ConfigError, match=r"no result 'd'; expected one of a, b, c"):
         results_report(given, baseline="d")
+
+
+def test_better_must_hold_against_the_control_in_the_words_of_compare(tmp_path: Path, capsys: Any) -> None:
+    from docendo.cli import main
+
+    given = {
+        "plain": result("plain", [False] * 60),
+        "hints": result("hints", [True] * 30 + [False] * 30),
+        "shuffled": result("shuffled", [True] * 25 + [False] * 35),
+    }
+    alone = results_report(list(given.values()))
+    assert [row.verdict for row in alone.differences] == ["better", "better"]
+    data = results_report(list(given.values()), control="shuffled")
+    hints, shuffled_ = data.differences
+    assert (hints.verdict, shuffled_.verdict) == ("no effect shown", "better")
+    assert (hints.control, shuffled_.control, hints.adjusted) == (False, True, None)
+    assert [arm.part for arm in data.arms] == ["baseline", "", "control"]
+    paths = [str(each.save(tmp_path / name)) for name, each in given.items()]
+    assert main(["compare", *paths, "--control", "shuffled", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["reason"] == hints.reason
+    assert main(["report", *paths, "--control", "shuffled", "--out", str(tmp_path / "page.html")]) == 0
+    assert "hints against plain: no effect shown" in capsys.readouterr().out
+    assert "what helps is not its signal" in (tmp_path / "page.html").read_text()
+    weak = results_report([*list(given.values())[:2], result("shuffled", [False] * 60)], control="shuffled")
+    assert weak.differences[0].verdict == "better"
+    assert weak.differences[0].reason.endswith("It also beats the control (60 pairs, p < 0.001).")
+
+
+def test_a_control_without_a_common_item_proves_nothing() -> None:
+    hints = result("hints", [None] * 30 + [True] * 30)
+    control = result("shuffled", [False] * 30 + [None] * 30)
+    data = results_report([result("plain", [False] * 60), hints, control], control="shuffled")
+    assert data.differences[0].verdict == "no effect shown"
+    assert "cannot be held against the control 'shuffled'" in data.differences[0].reason
+
+
+def test_the_control_must_be_there_and_is_not_the_baseline() -> None:
+    given = [result("a", [True] * 9), result("b", [False] * 9)]
+    with pytest.raises(ConfigError, match="no result 'c'; expected one of a, b"):
+        results_report(given, control="c")
+    with pytest.raises(ConfigError, match="'a' is the baseline and the control; expected two results"):
+        results_report(given, control="a")
 
 
 def test_what_cannot_be_compared_is_shown_beside_it_and_said() -> None:
@@ -307,6 +349,9 @@ def test_a_comparison_keeps_its_own_baseline(comparison: tuple[Path, Any]) -> No
     assert results_report(folder, baseline="plain").arms[0].part == "baseline"
     with pytest.raises(ConfigError, match="was judged against 'plain'"):
         results_report(folder, baseline="taught")
+    assert results_report(folder, control="shuffled") == results_report(folder)
+    with pytest.raises(ConfigError, match="was judged with the control 'shuffled'; run it again with contr"):
+        results_report(folder, control="taught")
 
 
 def test_arms_alone_are_compared_over_their_seeds(comparison: tuple[Path, Any]) -> None:

@@ -265,7 +265,7 @@ def test_the_command_writes_page_and_plots(tmp_path: Path, capsys: Any, monkeypa
         (["{one}", "--baseline", "x"], "no result 'x'"),
         (["{one}", "--out", "{folder}"], "cannot write"),
         (["{one}", "--stages"], "1 stages"),
-        (["{one}", "{one}", "--resamples", "3"], "resamples is 3"),
+        (["{one}", "{one}", "--control", "x"], "no result 'x'"),
         (["{one}", "--level", "2"], "level is 2"),
     ],
 )
