@@ -156,7 +156,9 @@ def _evaluation(measured: Any, verdict: Mapping[str, Any] | None) -> list[str]:
     for name, one in measured.items() if isinstance(measured, Mapping) else ():
         if isinstance(one, Mapping) and is_number(one.get("value")):
             rows.append((str(name), _figure(one["value"], one.get("interval"), one.get("n"))))
-    found = verdict or {}
+    said = verdict or {}
+    # A gate's verdict holds the comparison that it goes by.
+    found = {**(said.get("comparison") or {}), **said}
     for side in ("before", "after"):
         if is_number(found.get(side)):
             name = found.get(f"{side}_name") or side
@@ -166,8 +168,8 @@ def _evaluation(measured: Any, verdict: Mapping[str, Any] | None) -> list[str]:
         rows.append(("difference", _figure(found["difference"], found.get("interval"), found.get("n"))))
     if is_number(found.get("p_value")):
         rows.append(("p", f"{found['p_value']:.3g}"))
-    if found:
-        rows.append(("verdict of the promotion", f"{found.get('verdict', '')}. {found.get('reason', '')}"))
+    if said:
+        rows.append(("verdict of the promotion", f"{said.get('verdict', '')}. {said.get('reason', '')}"))
     return ["## Evaluation", "", *_table(rows), ""] if rows else [_UNMEASURED]
 
 

@@ -134,6 +134,9 @@ def test_a_card_holds_licences_figures_and_the_verdict() -> None:
     assert found["verdict of the promotion"] == "better. p is small"
     assert "odd" not in found
     assert "No evaluation" not in card
+    # A gate's verdict holds the comparison.
+    gate = {"verdict": "better", "reason": "p is small", "comparison": verdict, "margin": 0.0}
+    assert model_card({**FACTS, "metadata": metadata}, verdict=gate) == card
 
 
 def test_names_cannot_break_header_or_table() -> None:

@@ -143,8 +143,7 @@ def with_peft(folder: Path, adapter: Adapter) -> torch.Tensor:
 # --- exact merges --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["cat", "average"])
-@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize(("method", "rslora"), [("cat", False), ("average", True)])
 def test_an_exact_merge_gives_the_logits_of_the_weighted_sum(
     make: Make, tiny_model_dir: Path, tmp_path: Path, method: str, rslora: bool
 ) -> None:

@@ -526,7 +526,7 @@ def test_an_alias_is_served_and_swapped_while_requests_run(
     fingerprint = models.fingerprint(tiny_model_dir)
     one, two = (registry.add(make(name, fingerprint=fingerprint), "student") for name in ("one", "two"))
     request = Request(
-        prompt="2 + 3", adapter="student", sampling=SamplingParams(max_tokens=200, ignore_eos=True)
+        prompt="2 + 3", adapter="student", sampling=SamplingParams(max_tokens=64, ignore_eos=True)
     )
     with Engine.load(tiny_model_dir, dtype="float32", device="cpu") as engine:
         expected = {}
