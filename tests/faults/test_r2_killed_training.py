@@ -1,10 +1,10 @@
 """R2: A killed LoRA training resumes and ends with the adapter of one that nobody disturbed, bit for bit.
 
-A training of 60 steps is killed with SIGKILL at random moments and at every named point (in a step, in a
-save: before, after and half-way through each file, sync, rename, check and removal, in the publication), up to
-twice, and resumed each time. The SHA-256 of the weights and the manifest, losses included and times left out,
-have to be those of the undisturbed training; half of the trainings have dropout, half draw random numbers while
-they read their data, and most kills are in the middle of an epoch.
+A training of 60 steps is killed with SIGKILL at random moments and at every named point (in a step; in a
+save before, after and half-way through each file, sync, rename, check and removal; in the publication), up
+to twice, and resumed each time. The SHA-256 of the weights and the manifest, losses included and times left
+out, have to be those of the undisturbed training. Half of the trainings have dropout, half draw random
+numbers while they read their data, and most kills are in the middle of an epoch.
 """
 
 from __future__ import annotations
