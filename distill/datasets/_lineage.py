@@ -34,10 +34,12 @@ def origins(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {"traces": list(traces), "posts": list(posts)}
 
 
-def lineage(rows: Iterable[Mapping[str, Any]], parent: Mapping[str, Any] | None) -> dict[str, list[str]]:
+def lineage(rows: Iterable[Mapping[str, Any]], parent: Mapping[str, Any] | None) -> dict[str, Any]:
     """What an adapter learnt from: its rows' turns and posts, and what the manifest of its parent says."""
     older = (parent or {}).get("lineage") or {}
-    return {name: list(dict.fromkeys([*own, *older.get(name, ())])) for name, own in origins(rows).items()}
+    made = {name: list(dict.fromkeys([*own, *older.get(name, ())])) for name, own in origins(rows).items()}
+    # A parent that does not know all it learnt from cannot have children that do.
+    return {**made, "unknown": older["unknown"]} if older.get("unknown") else made
 
 
 def record_dataset(database: Database, rows: Sequence[Mapping[str, Any]]) -> str:
