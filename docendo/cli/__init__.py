@@ -34,6 +34,7 @@ _COMMANDS = {
     "report": "Show evaluations on one page.",
     "lm-eval": "Run lm-eval on this engine.",
     "distill": "Train a LoRA adapter from verified traces.",
+    "learn": "Train a candidate; promote it only if it is better.",
     "adapters": "Keep, compare, promote, merge and export adapters.",
     "board": "Show, follow, search, verify and export a blackboard.",
     "work": "Answer the requests of a board in a process of its own.",

@@ -1,0 +1,257 @@
+"""From a candidate to a decision: fresh items, both sides asked, the verdict recorded, the swap made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docendo.distill.adapters._adapter import Adapter
+from docendo.distill.adapters._names import full_alias, require_name
+from docendo.distill.adapters._registry import AdapterRegistry
+from docendo.distill.datasets._guard import Guard
+from docendo.distill.rounds._gate import Gate, GateVerdict
+from docendo.distill.rounds._ledger import GateLedger, GateRecord
+from docendo.errors import AdapterError, DataError, SilentNoOp
+from docendo.evals import EvalResult, Task, evaluate
+from docendo.files import require_writable, write_json
+from docendo.memory import DATABASE, Database, Journal, RunStore
+from docendo.progress import say
+from docendo.records import Item
+
+if TYPE_CHECKING:
+    from docendo.agents import Agent, EngineProtocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnResult:
+    """What became of a candidate.
+
+    Attributes:
+        verdict: What the gate decided, and why.
+        adapter: The candidate.
+        alias: The alias that it was to be promoted to.
+        served: Name in the engine under which it is served, or None if the incumbent was kept.
+        folder: Where everything is kept.
+    """
+
+    verdict: GateVerdict
+    adapter: Adapter
+    alias: str
+    served: str | None
+    folder: Path
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the candidate has taken the incumbent's place."""
+        return self.verdict.promotes
+
+    def summary(self) -> dict[str, Any]:
+        """The result as JSON."""
+        return {
+            "promoted": self.promoted,
+            **self.verdict.to_json(),
+            "alias": self.alias,
+            "served": self.served,
+            "adapter_path": str(self.adapter.path),
+            "folder": str(self.folder),
+        }
+
+    def __str__(self) -> str:
+        what = f"promoted to {self.alias}" if self.promoted else f"{self.alias} is kept as it was"
+        return f"{what}: {self.verdict.reason}"
+
+
+class Promoter:
+    """One candidate's way to the gate. The arguments are those of `learn`."""
+
+    def __init__(
+        self,
+        *,
+        student: Agent,
+        tasks: Task,
+        gate: Gate,
+        alias: str | None,
+        registry: AdapterRegistry | str | Path | None,
+        engine: EngineProtocol | None,
+        folder: str | Path,
+    ) -> None:
+        if not tasks.test:
+            raise DataError("the task has no test items", remedy="make it with tasks(test=200)")
+        self.student, self.tasks, self.gate = student, tasks, gate
+        self.alias = full_alias(alias or "prod", student.name)
+        self.name = require_name(self.alias.partition("@")[0])
+        self.registry = AdapterRegistry(registry) if isinstance(registry, (str, Path)) else registry
+        self.engine = engine or student.engine
+        self.folder = Path(folder).resolve()
+        self.ledger = GateLedger(self.registry.folder if self.registry is not None else self.folder)
+
+    @property
+    def held_out(self) -> list[Item]:
+        """Everything that must not be learnt."""
+        kept = self.gate.regression.test if self.gate.regression is not None else ()
+        return [*self.tasks.dev, *self.tasks.test, *kept]
+
+    def require_clean(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Refuses rows that hold a held-out question anywhere.
+
+        Raises:
+            LeakError: naming row and item.
+        """
+        guard = Guard((), self.held_out)
+        for number, row in enumerate(rows):
+            guard.check_row(row, f"row {number}")
+
+    @contextmanager
+    def running(self, *, resume: bool, more: Mapping[str, Any]) -> Iterator[Database]:
+        """The folder's run, claimed, with its database."""
+        require_writable(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "command": "learn",
+            "student": self.student.describe(),
+            "task": self.tasks.fingerprint,
+            "alias": self.alias,
+            "gate": self.gate.to_json(),
+            **more,
+        }
+        # What the student is served with changes when the candidate is promoted.
+        config["student"].pop("adapter")
+        with (
+            Database.open(self.folder / DATABASE) as database,
+            RunStore(database).running(self.folder.name, config, resume=resume),
+        ):
+            yield database
+
+    def decide(self, adapter: Adapter, database: Database, *, quiet: bool) -> LearnResult:
+        """Puts the candidate before the gate; a gate that decided on it before is believed."""
+        if fingerprint := self.student.engine.fingerprint:
+            adapter.require_base(fingerprint)
+        if self.registry is not None:
+            adapter = self.registry.add(adapter, self.name)
+        incumbent = self._incumbent()
+        older = self.ledger.find(self.alias, adapter.sha256)
+        if incumbent == adapter.sha256 and not (older and older.verdict and _said(older).promotes):
+            raise SilentNoOp(
+                f"The candidate {adapter.sha256[:12]} is what {self.alias} serves already; "
+                "train on other data, or with other settings."
+            )
+        if older is not None and older.verdict and incumbent in (older.incumbent, adapter.sha256):
+            verdict = _said(older)
+        else:
+            verdict = self._at_the_gate(adapter, incumbent, database, quiet=quiet)
+        served = self._promote(adapter, verdict, incumbent) if verdict.promotes else None
+        result = LearnResult(
+            verdict=verdict, adapter=adapter, alias=self.alias, served=served, folder=self.folder
+        )
+        write_json(self.folder / "verdict.json", result.summary())
+        if not quiet:
+            say(str(result))
+        return result
+
+    def _incumbent(self) -> str | None:
+        """SHA-256 of what is served now; None is the base model."""
+        if self.registry is not None and self.registry.history(self.alias):
+            return self.registry.resolve(self.alias)
+        return self.student.engine.adapter_hash(self.student.adapter)
+
+    def _at_the_gate(
+        self, adapter: Adapter, incumbent: str | None, database: Database, *, quiet: bool
+    ) -> GateVerdict:
+        record, items = self.ledger.open(
+            self.gate, self.tasks.test, alias=self.alias, candidate=adapter.sha256, incumbent=incumbent
+        )
+        if not quiet:
+            say(
+                f"gate {record.number} of {self.alias}: {len(items)} fresh items, level "
+                f"{self.gate.level(record.number):.2g}"
+            )
+        engine = self.student.engine
+        old, new = f"{self.name}-incumbent", f"{self.name}-candidate"
+        try:
+            sides = [self.student, self.student.with_adapter(self._load(new, adapter))]
+            if self.registry is not None and self.registry.history(self.alias):
+                self.registry.serve(engine, self.alias, as_=old)
+                sides[0] = self.student.with_adapter(old)
+            results = self._ask(sides, items, self.tasks, database, f"gate {record.number}", quiet=quiet)
+            guarded = None
+            if (kept := self.gate.regression) is not None:
+                guarded = self._ask(sides, kept.test, kept, database, "regression", quiet=quiet)
+        finally:
+            for name in (old, new):
+                if name in engine.adapters():
+                    engine.drop_adapter(name)
+        for result in (results, *([guarded] if guarded else [])):
+            if result[1].adapter != adapter.sha256:
+                raise SilentNoOp(
+                    f"The candidate was answered by {(result[1].adapter or 'the base model')[:14]}, "
+                    f"not by {adapter.sha256[:12]}, which was trained; load it again."
+                )
+        verdict = self.gate.judge(*results, gate=record.number, regression=guarded)
+        self.ledger.close(record, verdict)
+        return verdict
+
+    def _load(self, name: str, adapter: Adapter) -> str:
+        """Loads the candidate and makes sure that it is what is served."""
+        loaded = self.student.engine.load_adapter(name, adapter.path)
+        require_served(loaded, self.student.engine.adapters().get(name), adapter)
+        return name
+
+    def _ask(
+        self,
+        sides: Sequence[Agent],
+        items: Sequence[Item],
+        task: Task,
+        database: Database,
+        what: str,
+        *,
+        quiet: bool,
+    ) -> tuple[EvalResult, EvalResult]:
+        """Incumbent and candidate on the same items, greedily unless the student samples."""
+        results = []
+        for side, who in zip(sides, ("incumbent", "candidate"), strict=True):
+            name = f"{what}, {who}"
+            result = evaluate(
+                side, items, scorer=task.scorer, name=name, journal=Journal(database), quiet=quiet
+            )
+            result.save(self.folder / name.replace(", ", "-").replace(" ", "-"))
+            results.append(result)
+        return results[0], results[1]
+
+    def _promote(self, adapter: Adapter, verdict: GateVerdict, incumbent: str | None) -> str:
+        """Moves the alias and swaps the adapter in; returns its name in the engine."""
+        name = self.student.adapter or self.name
+        if self.registry is None:
+            require_served(
+                self.engine.load_adapter(name, adapter.path), self.engine.adapters().get(name), adapter
+            )
+            return name
+        now = self._incumbent()
+        if now not in (incumbent, adapter.sha256):
+            raise AdapterError(
+                f"{self.alias} moved to {(now or 'the base model')[:14]} while the candidate was compared",
+                remedy="learn again, against what it points to now",
+            )
+        if now != adapter.sha256 or not self.registry.history(self.alias):
+            self.registry.promote(adapter.sha256, self.alias, verdict=verdict.to_json())
+        self.registry.serve(self.engine, self.alias, as_=name)
+        return name
+
+
+def require_served(loaded: str, served: str | None, adapter: Adapter) -> None:
+    """Refuses an engine that serves something else than what was trained.
+
+    Raises:
+        SilentNoOp: naming both.
+    """
+    if not loaded == served == adapter.sha256:
+        raise SilentNoOp(
+            f"The engine serves {(served or loaded)[:12]}, not {adapter.sha256[:12]}, which was trained; "
+            "load it again."
+        )
+
+
+def _said(record: GateRecord) -> GateVerdict:
+    return GateVerdict.from_json(record.verdict or {})
