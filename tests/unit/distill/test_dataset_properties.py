@@ -189,3 +189,24 @@ def test_one_trace_with_a_test_question_stops_every_builder(
     given_ = [bad if trace is victim else trace for trace in drawn]
     with pytest.raises(LeakError, match="excluded item 't'"):
         BUILDERS[name](given_)
+
+
+@pytest.mark.parametrize("name", sorted(UNORDERED))
+def test_traces_in_reverse_make_the_same_rows_where_there_are_too_many(name: str) -> None:
+    drawn = [
+        Trace(
+            id=f"{role} {number}",
+            run="r",
+            item="a",
+            author=Author(agent=role, role=role),
+            messages=({"role": "user", "content": "item a"},),
+            completion=("4", "5")[number] if number < 2 else f"{role} says {'x' * number}",
+            split="train",
+            rewards={"verified": float(number % 2)},
+        )
+        for role in ("student", "teacher")
+        for number in range(12)
+    ]
+    one, other = UNORDERED[name](drawn), UNORDERED[name](drawn[::-1])
+    assert one.to_list() == other.to_list()
+    assert dataset_manifest(one) == dataset_manifest(other)
