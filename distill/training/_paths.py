@@ -11,13 +11,14 @@ from transformers import AutoTokenizer
 
 from docendo.agents import models
 from docendo.distill.adapters._adapter import Adapter
-from docendo.distill.objectives._align import byte_ends, require_text, token_bytes
+from docendo.distill.objectives._align import byte_ends, spells, token_bytes
 from docendo.distill.objectives._alm import PATH
 from docendo.distill.training._batches import Encoded, encode
 from docendo.distill.training._config import Dtype
 from docendo.distill.training._forward import Forward
 from docendo.distill.training._teachers import load_teacher
-from docendo.progress import progress
+from docendo.errors import DataError
+from docendo.progress import progress, say
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,10 +49,10 @@ def teacher_paths(
         quiet: Show no progress.
 
     Returns:
-        The rows with the column.
+        The rows with the column, but for those whose text the teacher's tokenizer or template changes.
 
     Raises:
-        DataError: if a row is malformed, or the teacher's tokenizer changes a text.
+        DataError: if a row is malformed, or none is left.
 
     Example:
         >>> from docendo.distill import ALM, teacher_paths, train
@@ -66,11 +67,26 @@ def teacher_paths(
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     rows: list[dict[str, Any]] = []
 
+    examples: list[Encoded] = []
+
     def keep(row: Mapping[str, Any], example: Encoded) -> Encoded:
-        rows.append(dict(row))
+        if spells(pieces := token_bytes(tokenizer, example.completion), _text(row)):
+            rows.append({**row, PATH: {"ends": byte_ends(pieces)}})
+            examples.append(example)
         return example
 
-    examples, _ = encode(dataset, tokenizer, max_length=tokenizer.model_max_length, extend=keep)
+    seen, too_long = encode(dataset, tokenizer, max_length=tokenizer.model_max_length, extend=keep)
+    if not rows:
+        raise DataError(
+            f"the teacher's tokenizer changes the text of all {len(seen)} completions",
+            expected="a tokenizer that keeps a text as it is",
+            remedy="use another teacher",
+        )
+    if not quiet and len(rows) < len(seen) + too_long:
+        say(
+            f"Of {len(seen) + too_long} rows left out: {len(seen) - len(rows)} whose text the teacher's "
+            f"tokenizer or template changes, {too_long} too long for it."
+        )
     older = Adapter.open(adapter) if adapter is not None else None
     teacher = Forward(load_teacher(source, older, dtype), packed=None, examples=examples)
     opening = _openers(tokenizer, teacher.model.get_output_embeddings().weight.shape[0])
@@ -82,23 +98,16 @@ def teacher_paths(
             found, new = _scores(teacher, batch, opening)
             for index in chosen:
                 count = len(examples[index].completion)
-                rows[index][PATH] = {
-                    "ends": _ends(tokenizer, examples[index], rows[index]),
-                    "logprobs": found[:count],
-                    # Of a token's own end the mass comes from the next place; nothing follows the last.
-                    "boundaries": [*new[1:count], 1.0],
-                }
+                # Of a token's own end the mass comes from the next place; nothing follows the last.
+                rows[index][PATH] |= {"logprobs": found[:count], "boundaries": [*new[1:count], 1.0]}
                 found, new = found[count:], new[count:]
             bar.advance(len(chosen))
     return Dataset.from_list(rows)
 
 
-def _ends(tokenizer: Any, example: Encoded, row: Mapping[str, Any]) -> list[int]:
-    pieces = token_bytes(tokenizer, example.completion)
+def _text(row: Mapping[str, Any]) -> str:
     completion = row["completion"]
-    text = completion if isinstance(completion, str) else str(completion[-1]["content"])
-    require_text(pieces, text, "teacher")
-    return byte_ends(pieces)
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def _scores(teacher: Forward, batch: Mapping[str, Any], opening: Any) -> tuple[list[float], list[float]]:

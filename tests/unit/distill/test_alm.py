@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from docendo.agents import tiny_model
 from docendo.distill import ALM, Labels, TrainConfig, align, byte_ends, teacher_paths, token_bytes, train
-from docendo.distill.objectives._align import require_text
+from docendo.distill.objectives._align import spells
 from docendo.distill.objectives._alm import chunks_of
 from docendo.errors import ConfigError, DataError
 
@@ -106,7 +106,7 @@ def test_chunks_cover_every_token_and_end_at_the_same_byte(
     ours, theirs = (token_bytes(tokenizers[name], i) for name, i in zip((one, two), ids, strict=True))
     if "<s>" in text or b"".join(ours).strip() == b"":
         return  # a marker in the text is no text; nothing but space is no answer
-    require_text(ours, text, "student")
+    assert spells(ours, text)
     chunks = align(byte_ends(ours), byte_ends(theirs))
     assert [i for mine, _ in chunks for i in range(mine.start, mine.stop)] == list(range(len(ours)))
     assert [i for _, other in chunks for i in range(other.start, other.stop)] == list(range(len(theirs)))
@@ -130,8 +130,7 @@ def test_a_tokenizer_that_changes_the_text_is_noticed() -> None:
     inner = Tokenizer(models.WordLevel({"hello": 0, "<unk>": 1}, unk_token="<unk>"))
     inner.normalizer = normalizers.Lowercase()
     lower = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
-    with pytest.raises(DataError, match="keeps the text as it is"):
-        require_text(token_bytes(lower, lower("Hello").input_ids), "Hello", "teacher")
+    assert not spells(token_bytes(lower, lower("Hello").input_ids), "Hello")
     with pytest.raises(DataError, match="the same text on both sides"):
         align([2, 3], [2, 4])
 
@@ -202,6 +201,17 @@ def test_the_path_is_the_log_likelihood_of_the_text(tiny_model_dir: Path) -> Non
         assert row["teacher_path"]["logprobs"] == pytest.approx(expected, abs=1e-4)
         assert row["teacher_path"]["ends"][-1] == len(row["completion"][0]["content"]) + 1
         assert all(0 <= mass <= 1.0001 for mass in row["teacher_path"]["boundaries"])
+
+
+def test_rows_that_the_teachers_template_changes_are_left_out(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {**ROWS[0], "completion": [{"role": "assistant", "content": "see <|im_end|> there"}]}
+    rows = teacher_paths(tiny_model_dir, [broken, *ROWS])
+    assert [row["item"] for row in rows] == [row["item"] for row in ROWS]
+    assert "Of 9 rows left out: 1 whose text" in capsys.readouterr().err
+    with pytest.raises(DataError, match="changes the text of all 1 completions"):
+        teacher_paths(tiny_model_dir, [broken], quiet=True)
 
 
 def test_a_student_moves_towards_a_teacher_with_other_tokens(tiny_model_dir: Path, tmp_path: Path) -> None:
