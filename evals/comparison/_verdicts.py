@@ -276,7 +276,7 @@ def _unlike(arm: ArmScore, baseline: ArmScore, rules: Rules) -> str | None:
         target = others if rules.budget is None else rules.budget
         if own == others == 0:
             return f"No {rules.unit} were counted; name the engines, or another unit."
-        for whose, score, value in (("It", arm, own), ("The baseline", baseline, others)):
+        for whose, value in (("It", own), ("The baseline", others)):
             if abs(value - target) > rules.tolerance * target:
                 seed = f" with seed {rules.seeds[n]}" if len(rules.seeds) > n else ""
                 due = (
@@ -285,15 +285,19 @@ def _unlike(arm: ArmScore, baseline: ArmScore, rules: Rules) -> str | None:
                     if target
                     else "where the baseline spent none"
                 )
-                return f"{whose} spent {value:,.0f} {rules.unit}{seed} {due}.{_interrupted(score, n)}"
+                return (
+                    f"{whose} spent {value:,.0f} {rules.unit}{seed} {due}.{_interrupted((arm, baseline), n)}"
+                )
     return None
 
 
-def _interrupted(score: ArmScore, n: int) -> str:
-    """What to do about a run that was interrupted and then may have begun anew."""
-    if n >= len(score.before) or not score.before[n]:
+def _interrupted(scores: Sequence[ArmScore], n: int) -> str:
+    """What to do about runs that were interrupted and then may have begun anew."""
+    broken = [score for score in scores if n < len(score.before) and score.before[n]]
+    if not broken:
         return ""
+    shown = " and ".join(f"{score.name!r} had spent {score.before[n]:,.0f}" for score in broken)
     return (
-        f" Of these {score.before[n]:,.0f} were spent before an interruption: if it began anew then, remove "
-        f"what is stored of {score.name!r} with this seed, and run it again."
+        f" Before an interruption {shown}: if it began anew then, remove what is stored of it with this seed "
+        "and run it again."
     )
