@@ -259,8 +259,8 @@ class _Clock(TrainerCallback):
     """Says when to save."""
 
     def __init__(self, trainer: DurableTrainer, *, steps: int | None, seconds: float) -> None:
-        self.trainer, self.steps, self.interval = trainer, steps, seconds
-        self.due, self.last = False, time.monotonic()
+        self.trainer, self.steps, self.seconds = trainer, steps, seconds
+        self.due, self.interval, self.last = False, seconds, time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.last = time.monotonic()
@@ -276,4 +276,4 @@ class _Clock(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now = time.monotonic()
-        self.interval, self.last = max(self.interval, (now - self.last) / _COST), now
+        self.interval, self.last = max(self.seconds, (now - self.last) / _COST), now

@@ -95,7 +95,7 @@ class Workshop:
 
 def artefacts(shop: Workshop) -> Iterator[Artefact]:
     """All of them, room by room."""
-    for table in (adapters, models, stores, others):
+    for table in (adapters, checkpoints, models, stores, others):
         for name, load, inert in table(shop):
             yield Artefact(name=f"{table.__name__}: {name}", load=load, inert=inert)
 
@@ -149,6 +149,65 @@ def adapters(shop: Workshop) -> Table:
     outside = shop.copy(shop.adapter)
     (outside / "manifest.json").write_text(json.dumps({"files": {"../canary": "0" * 64}, "sha256": "0" * 64}))
     yield "a manifest that names files elsewhere", serve(outside), False
+
+
+class Cut(Exception):
+    """Ends a training where a kill would."""
+
+
+def checkpoints(shop: Workshop) -> Table:
+    from transformers import Trainer
+
+    rows = [{"prompt": "2 + 2 =", "completion": "4"}] * 2
+    config = distill.TrainConfig(
+        max_steps=2, learning_rate=1e-2, lora_r=4, dtype="float32", save_steps=1, save_total_limit=1
+    )
+
+    def resume(output: Path) -> object:
+        return distill.train(shop.model, rows, output=output, config=config, resume=True, quiet=True)
+
+    step, half = Trainer.training_step, shop.folder / "half"
+
+    def cut(self: Any, *args: Any, **options: Any) -> Any:
+        if self.state.global_step:
+            raise Cut
+        return step(self, *args, **options)
+
+    Trainer.training_step = cut  # type: ignore[method-assign]
+    try:
+        resume(half)
+    except Cut:
+        good = shop.folder / "half.checkpoints" / "checkpoint-1"
+    finally:
+        Trainer.training_step = step  # type: ignore[method-assign]
+    manifest = json.loads((good / "manifest.json").read_text())
+
+    def with_files(**files: Any) -> Callable[[], object]:
+        """Resumes from a copy whose manifest is right for these files too."""
+        folder = shop.copy(good, **files)
+        if "manifest__json" not in files:
+            write_manifest(folder, {k: v for k, v in manifest.items() if k not in ("files", "sha256")})
+        output = folder.with_name(f"{folder.name}-trained")
+        folder.rename(shop.folder / "waiting")
+        output.with_name(f"{output.name}.checkpoints").mkdir()
+        (shop.folder / "waiting").rename(output.with_name(f"{output.name}.checkpoints") / "checkpoint-1")
+        return lambda: resume(output)
+
+    call = json.dumps({"reduce": ["os.system", shop.command]})
+    yield "a pickle instead of the weights", with_files(weights__safetensors=shop.pickled()), False
+    yield "a torch file instead of the optimizer", with_files(state__safetensors=shop.torch_file()), False
+    yield "a state that names a call", with_files(state__json=call), False
+    yield (
+        "pickles beside a good one",
+        with_files(
+            optimizer__pt=shop.torch_file(),
+            scheduler__pt=shop.torch_file(),
+            rng_state__pth=shop.pickled(),
+            training_args__bin=shop.pickled(),
+        ),
+        True,
+    )
+    yield "a pickle as its manifest", with_files(manifest__json=shop.pickled()), True
 
 
 def models(shop: Workshop) -> Table:

@@ -1,7 +1,6 @@
 """R4: Damage to stored files is named before anything is used, or changes nothing that is read.
 
 Bit flips, truncations and zeroed pages over the whole of each file, whatever tables or tensors lie there.
-There is no optimizer state on disk yet.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 from fault_bars import plain_rows
 
-from docendo.errors import DocendoError
+from docendo.errors import DocendoError, IntegrityError
 from docendo.memory import Blackboard, Channel, Database, Journal, RunStore, TraceStore, verify
 from docendo.memory.storage import _schema
 from docendo.records import Author, Message, Trace
@@ -305,6 +304,40 @@ def test_damage_to_an_adapter(bar: Any, adapter: Path, tmp_path: Path) -> None:
         tally.case(kind, f"{file}, {kind} {index}", lambda p=path: opened(p), same, re.escape(file))
     files = len(list(adapter.iterdir()))
     bar.part(f"the {files} files of an adapter, its manifest included", needed=needed, **tally.counts())
+
+
+def test_damage_to_a_checkpoint(bar: Any, tmp_path: Path) -> None:
+    """Weights, optimizer, history and manifest; that a training resumes rightly is bar R5."""
+    import torch
+
+    from docendo.distill.training._checkpoints import Checkpoints, read_state, write_state
+    from docendo.files import write_json
+
+    def write(folder: Path) -> None:
+        write_state(folder, "weights", {"lora_A": torch.arange(600.0).view(4, 150)})
+        write_state(
+            folder, "state", {"optimizer": {0: {"step": torch.tensor(3.0)}}, "scheduler": {"lr": 0.1}}
+        )
+        write_json(folder / "trainer_state.json", {"log_history": [{"loss": 0.5, "step": 1}]})
+
+    def read(kept: Checkpoints, said: list[str]) -> str:
+        found = kept.newest()
+        if found is None:
+            raise IntegrityError(said[0])
+        return str([read_state(found.path, name) for name in ("weights", "state")])
+
+    whole = Checkpoints(tmp_path / "whole", {"seed": 0})
+    whole.save(3, write, seconds=1.0)
+    content, tally, needed = read(whole, []), Tally(), bar.size(150, short=60)
+    copy = tmp_path / "copy" / "checkpoint-3"
+    copy.parent.mkdir()
+    for index, (kind, file, _) in enumerate(damaged_folders(whole.folder / copy.name, copy, needed)):
+        said: list[str] = []
+        kept = Checkpoints(copy.parent, {"seed": 0}, tell=said.append)
+        same = lambda found: "harmless" if found == content else ""  # noqa: E731
+        tally.case(kind, f"{file}, {kind} {index}", lambda k=kept, s=said: read(k, s), same, re.escape(file))
+    files = len(list((whole.folder / copy.name).iterdir()))
+    bar.part(f"the {files} files of a checkpoint, its manifest included", needed=needed, **tally.counts())
 
 
 def test_an_engine_refuses_a_damaged_adapter(
