@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.adapters._registry import AdapterRegistry
 from docendo.distill.datasets._sft import sft_dataset
-from docendo.distill.rounds._expert import base_model
+from docendo.distill.rounds._arrows import base_model
 from docendo.distill.rounds._gate import Gate
 from docendo.distill.rounds._promotion import LearnResult, Promoter
 from docendo.distill.training._config import TrainConfig

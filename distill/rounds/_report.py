@@ -48,11 +48,15 @@ class RoundsReport(Record):
         rows: The rounds in order.
         digest: Digest of all results; rounds that were killed and resumed have the same one.
         stopped: Why there are no more rounds.
+        seed: Seed that those of the rounds are derived from.
+        budget: Tokens after which no round begins, or None.
     """
 
     rows: tuple[RoundRow, ...]
     digest: str
     stopped: str
+    seed: int = 0
+    budget: int | None = None
 
     @property
     def tokens(self) -> int:

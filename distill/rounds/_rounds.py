@@ -132,7 +132,9 @@ class Rounds:
                 history.append(results)
                 rows.append(row_of(number, results, seconds))
                 _tell(rows[-1], quiet)
-            report = RoundsReport(rows=tuple(rows), digest=chain.link, stopped=stopped)
+            report = RoundsReport(
+                rows=tuple(rows), digest=chain.link, stopped=stopped, seed=seed, budget=tokens
+            )
             write_json(folder / "report.json", report.to_json())
         return report
 

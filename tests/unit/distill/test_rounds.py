@@ -144,6 +144,7 @@ def test_a_budget_ends_the_rounds(tmp_path: Path) -> None:
     report = Counted().rounds().run(tmp_path / "r", rounds=9, tokens=60, quiet=True)
     assert [row.round for row in report.rows] == [0, 1, 2]
     assert report.stopped == "The budget of 60 tokens is spent after round 2."
+    assert (report.budget, report.seed) == (60, 0)
 
 
 def test_damage_other_settings_and_a_second_start_are_refused(tmp_path: Path) -> None:
