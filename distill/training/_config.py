@@ -38,6 +38,7 @@ _OWN = {
     "load_best_model_at_end": None,
     "resume_from_checkpoint": "train(resume=True)",
     "ignore_data_skip": None,
+    "dataloader_persistent_workers": None,
     "logging_strategy": None,
     "logging_steps": None,
     "logging_first_step": None,
