@@ -66,6 +66,8 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         kv = _kv_shape(reference.past_key_values)
         if kv is None:
             return "its layers keep keys and values of different shapes, or none"
+        expected = reference.logits[0, [7, _CHECK - 1, _CHECK - 1]].float()
+        limit = _limit(model, ids, expected)
         model.set_attn_implementation(ATTENTION)
         join_linears(model, groups)
         pack_linears(model)
@@ -83,8 +85,7 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         return f"a packed pass fails ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
     if windows != _windows(text):
         return "its layers do not ask the engine's attention for what its configuration says"
-    expected = reference.logits[0, [7, _CHECK - 1, _CHECK - 1]].float()
-    if not (off := _apart(served, expected)) < (limit := 0.02 if model.dtype == torch.float32 else 0.3):
+    if not (off := _apart(served, expected)) < limit:
         return f"packed logits differ from its own by {off:.2g} standard deviations"
     if loop.cache.sharing:
         # Rows that cannot share copy: no reason to do without packed passes.
@@ -92,6 +93,19 @@ def _packed(model: Any, desk: Desk, options: dict[str, Any]) -> DecodeLoop | str
         loop.cache.sharing = shared is not None and _apart(shared, expected[-1:]) < limit
     loop.cache.free()
     return loop
+
+
+def _limit(model: Any, ids: list[int], expected: torch.Tensor) -> float:
+    """How far packed logits may be off: what rounding does to this model, measured where it does much.
+
+    In bfloat16 some models (Gemma 3) are off by 0.3 standard deviations when nothing but the order of sums
+    in attention changes, others (SmolLM2) by a tenth of that.
+    """
+    if model.dtype == torch.float32:
+        return 0.02
+    model.set_attn_implementation("eager")
+    other = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
+    return max(0.3, 2 * _apart(other[0, [7, _CHECK - 1, _CHECK - 1]], expected))
 
 
 def _apart(logits: torch.Tensor, expected: torch.Tensor) -> float:
