@@ -62,8 +62,9 @@ def train(
         parent: Adapter folder to continue from, or None to start afresh.
         name: Name of the adapter; the name of the output folder by default.
         metadata: Facts of yours to keep in the manifest, as JSON values.
-        resume: Return the adapter at `output` if it was made from the same model, data, settings and
-            parent, instead of training it again.
+        resume: Go on from the newest checkpoint of a training that was interrupted, to the same adapter bit
+            for bit; return the adapter at `output` if it was made from the same model, data, settings and
+            parent. Checkpoints lie in `<output>.checkpoints` until the adapter is published.
         database: Where to record data set and adapter before the folder appears, so that `Blackboard.taint`
             finds them. The manifest names the turns and posts of the data in any case.
         quiet: Print no progress.
@@ -76,7 +77,8 @@ def train(
         AdapterError: if `parent` belongs to another base model or has another shape.
         ModelFailure: if the loss is not finite.
         SilentNoOp: if training changed no weight or no prediction, or what was saved is not what was trained.
-        StorageError: if `output` cannot be written.
+        ResumeError: if checkpoints belong to another training, or there are some and `resume` is not given.
+        StorageError: if `output` cannot be written, or another process trains into it.
 
     Example:
         >>> from docendo.distill import train, TrainConfig

@@ -43,7 +43,7 @@ def command(
     parent: Annotated[Path | None, typer.Option(help="Adapter to continue from.")] = None,
     train_seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     resume: Annotated[
-        bool, typer.Option(help="Keep an adapter at --output that was made from the same.")
+        bool, typer.Option(help="Go on from a checkpoint, or keep a finished adapter, made from the same.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the adapter's facts as JSON.")] = False,
 ) -> None:
