@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ class ExpertArrows:
     accumulate: bool
     scheduler: Scheduler | None
     fresh: dict[str, Any] | None
+    graph: Callable[[Agent, Round], Any] | None
     config: TrainConfig
     model: str | Path
 
@@ -65,13 +66,14 @@ class ExpertArrows:
             "max_per_item": self.max_per_item,
             "accumulate": self.accumulate,
             "scheduler": self.fresh,
+            # What it is made of is in the configuration of each exam's run.
+            "graph": getattr(self.graph, "__name__", "own") if self.graph is not None else None,
             "training": self.config.identity(),
         }
 
     def exam(self, round: Round) -> Mapping[str, Any]:
-        """The newest student draws answers to the items that are due, and they are verified."""
-        sampler = self._learner(round).with_sampling(n=self.samples, temperature=self.temperature, seed=None)
-        graph = demonstrate(teacher=sampler, verifier=Verifier(self.tasks.scorer), keep=self.max_per_item)
+        """The newest student, or a graph with it, answers the items that are due; answers are verified."""
+        graph = self._graph(round)
         name = f"{self.folder.name}-round-{round.number}"
         with run(
             graph,
@@ -98,7 +100,7 @@ class ExpertArrows:
         traces = [
             trace
             for trace in TraceStore(round.database).find(run=round.results["exam"]["run"])
-            if "verified" in trace.rewards
+            if "verified" in trace.rewards and trace.author.role == self.student.role
         ]
         traces.sort(key=lambda trace: (trace.item, trace.sample))
         found = Feedback(
@@ -189,6 +191,16 @@ class ExpertArrows:
             Adapter.open(path)  # whole, and as it was published
             engine.load_adapter(name, path)
         return self.student.with_adapter(name)
+
+    def _graph(self, round: Round) -> Any:
+        learner = self._learner(round)
+        if self.graph is not None:
+            return self.graph(learner, round)
+        return demonstrate(
+            teacher=learner.with_sampling(n=self.samples, temperature=self.temperature, seed=None),
+            verifier=Verifier(self.tasks.scorer),
+            keep=self.max_per_item,
+        )
 
     def _due(self, round: Round) -> list[Item]:
         if self.scheduler is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from docendo.checks import is_count, is_number
 from docendo.distill.rounds._arrows import ExpertArrows, base_model
@@ -16,6 +17,7 @@ from docendo.evals import Task
 
 if TYPE_CHECKING:
     from docendo.agents import Agent
+    from docendo.distill.rounds._round import Round
 
 _TRAINING = TrainConfig()
 
@@ -31,6 +33,7 @@ def expert_iteration(
     max_per_item: int = 4,
     accumulate: bool = True,
     scheduler: Scheduler | None = None,
+    graph: Callable[[Agent, Round], Any] | None = None,
     config: TrainConfig = _TRAINING,
     model: str | Path | None = None,
     tokens: int | None = None,
@@ -59,6 +62,9 @@ def expert_iteration(
         accumulate: Learn from the answers of all rounds so far; False takes those of the newest student
             alone, as STaR and ReST-EM do, which wants every item asked in every round.
         scheduler: Which items are asked in a round; all of them without one. It is told how they fared.
+        graph: Makes the graph that is run on a round's items, given the newest student and the round: one
+            with a teacher or a tutor, such as `tutoring`. Whatever it verifies is learnt; the scheduler is told
+            how turns of the student's role fared. By default the student alone draws `samples` answers.
         config: Settings of the training; its seed is replaced by that of the round.
         model: The base model to train, by default the one that the student's engine was loaded from.
         tokens: Budget, as for `Rounds.run`: tokens that are read and written in exams and evaluations.
@@ -100,6 +106,7 @@ def expert_iteration(
         accumulate=accumulate,
         scheduler=scheduler,
         fresh=scheduler.state_dict() if scheduler is not None else None,
+        graph=graph,
         config=config,
         model=base_model(student.engine, model),
     )

@@ -99,6 +99,9 @@ def learn(
     )
     source = base_model(student.engine, model)
     given = list(data)
+    if not resume:
+        # Before hours of training; a run that is resumed may have a gate already.
+        promoter.ledger.fresh(gate, tasks.test, alias=promoter.alias)
     with promoter.running(resume=resume, more={"training": config.identity()}) as database:
         rows = _rows(given, student, tasks, promoter.held_out, max_per_item, database)
         promoter.require_clean(rows)

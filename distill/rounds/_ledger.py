@@ -89,6 +89,25 @@ class GateLedger:
         """The newest gate of a candidate for an alias."""
         return next((each for each in reversed(self.records(alias)) if each.candidate == candidate), None)
 
+    def fresh(self, gate: Gate, items: Sequence[Item], *, alias: str) -> tuple[int, list[tuple[str, Item]]]:
+        """The number of the alias's next gate, and the items that are fresh for it, with their digests.
+
+        Raises:
+            DataError: if they are too few for a decision.
+        """
+        used = {question for record in self.records() for question in record.questions}
+        known = {question_digest(item): item for item in items}
+        found = [(question, item) for question, item in known.items() if question not in used]
+        number = len(self.records(alias)) + 1
+        need = max(gate.size or 1, gate.least(number))
+        if len(found) < need:
+            raise DataError(
+                f"{len(found)} of {len(items)} test items are fresh, the others were used at earlier gates",
+                expected=f"at least {need} for gate {number} of {alias}",
+                remedy="ask for more test items, such as tasks(test=...) with a larger number",
+            )
+        return number, found
+
     def open(
         self,
         gate: Gate,
@@ -118,18 +137,7 @@ class GateLedger:
             if older is not None and older.incumbent == incumbent:
                 _require_same(gate, older)
                 return older, _found(items, older)
-            used = {question for record in self.records() for question in record.questions}
-            known = {question_digest(item): item for item in items}
-            fresh = [(question, item) for question, item in known.items() if question not in used]
-            number = len(self.records(alias)) + 1
-            need = max(gate.size or 1, gate.least(number))
-            if len(fresh) < need:
-                raise DataError(
-                    f"{len(fresh)} of {len(items)} test items are fresh, "
-                    "the others were used at earlier gates",
-                    expected=f"at least {need} for gate {number} of {alias}",
-                    remedy="ask for more test items, such as tasks(test=...) with a larger number",
-                )
+            number, fresh = self.fresh(gate, items, alias=alias)
             chosen = fresh[: gate.size]
             record = GateRecord(
                 alias=alias,

@@ -104,6 +104,8 @@ def command(
             traces = _traces(data)
             result = distill.learn(student, traces, folder=folder, config=config, **common)
         else:
+            if not resume:  # before hours of training
+                distill.GateLedger(registry).fresh(common["gate"], made.test, alias=alias)
             report = distill.expert_iteration(
                 student,
                 made,

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from docendo import evals
-from docendo.agents import Engine, ScriptedEngine, Student, models
+from docendo.agents import Engine, ScriptedEngine, Student, Verifier, models
 from docendo.distill import (
+    UCB,
     Adapter,
     AdapterRegistry,
     Gate,
     GateLedger,
+    Round,
     TrainConfig,
     consider,
     expert_iteration,
@@ -26,6 +28,7 @@ from docendo.distill import (
 from docendo.distill.rounds._scheduler import RandomScheduler
 from docendo.errors import AdapterError, DataError, LeakError, ResumeError, SilentNoOp
 from docendo.evals import Task
+from docendo.graphs import demonstrate
 from docendo.records import Author, Item, Request, SamplingParams, Trace
 
 # peft 0.21 reads a property that transformers 5 has renamed.
@@ -89,7 +92,8 @@ class Skilled(ScriptedEngine):
             item = request.origin.item
             place = order.get(item, 0) % 10
             right = place < 10 * self.skill.get(self.adapter_hash(request.adapter), 0.0)
-            return f"Answer: {golds[item] if right else 9}"
+            teaches = request.origin.role == "teacher"
+            return f"Answer: {golds[item] if right or teaches else 9}"
 
         super().__init__(answer)
         self.fingerprint = models.fingerprint(models.resolve(tiny))
@@ -453,6 +457,44 @@ def test_expert_iteration_learns_from_its_own_verified_answers_and_resumes(
             > json.loads((tmp_path / "expert" / "round-1" / "build.json").read_text())["result"]["rows"]
         )
         assert two.tokens > 0
+
+
+def test_a_teacher_may_teach_in_the_rounds_and_the_curriculum_hears_of_the_student_alone(
+    skilled: Skilled, tiny_model_dir: Path, task: Task, tmp_path: Path
+) -> None:
+    given = []
+
+    def taught(learner: Student, round: Round) -> Any:
+        given.append((round.number, learner.author.adapter))
+        teacher = Student(skilled, role="teacher", sampling=SamplingParams(n=2, temperature=1.0))
+        return demonstrate(teacher=teacher, verifier=Verifier(task.scorer))
+
+    report = expert_iteration(
+        Student(skilled),
+        task,
+        folder=tmp_path / "r",
+        rounds=2,
+        scheduler=UCB(task.train, size=20),
+        graph=taught,
+        model=tiny_model_dir,
+        config=QUICK,
+        quiet=True,
+    )
+    assert given == [(1, None), (2, report.rows[1].adapter)]
+    heard = json.loads((tmp_path / "r" / "round-2" / "feedback.json").read_text())["result"]
+    assert heard["samples"] == 0
+    assert set(heard["scheduler"]["seen"].values()) == {0}
+    built = [
+        json.loads((tmp_path / "r" / f"round-{n}" / "build.json").read_text())["result"]["rows"]
+        for n in (1, 2)
+    ]
+    # The teacher says one thing to an item: 20 items, and those of the second round that are new.
+    new = len({*plan(task, 1)} - {*plan(task, 0)})
+    assert built == [20, 20 + new]
+
+
+def plan(task: Task, step: int) -> tuple[str, ...]:
+    return UCB(task.train, size=20).plan(step).items
 
 
 def test_expert_iteration_needs_items_to_measure_by(skilled: Skilled, task: Task, tmp_path: Path) -> None:
