@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         TokenObjective,
     )
     from docendo.distill.objectives._path import DCO
-    from docendo.distill.objectives._state import TripletHidden
+    from docendo.distill.objectives._state import FeatureMSE, TripletHidden
     from docendo.distill.objectives._token import KL, BalancedKL, CrossEntropy
     from docendo.distill.rounds._expert import expert_iteration
     from docendo.distill.rounds._gate import Gate, GateVerdict
@@ -99,6 +99,7 @@ __all__ = [
     "EasyToHard",
     "Encoded",
     "ExactLabel",
+    "FeatureMSE",
     "Feedback",
     "Gate",
     "GateLedger",
@@ -196,6 +197,7 @@ __getattr__, __dir__ = lazy_names(
         "EasyToHard": "docendo.distill.rounds._orders",
         "Encoded": "docendo.distill.training._batches",
         "ExactLabel": "docendo.distill.training._rewards",
+        "FeatureMSE": "docendo.distill.objectives._state",
         "Feedback": "docendo.distill.rounds._scheduler",
         "Gate": "docendo.distill.rounds._gate",
         "GateLedger": "docendo.distill.rounds._ledger",

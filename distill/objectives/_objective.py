@@ -186,17 +186,24 @@ class PathObjective(Objective):
 
 
 class StateObjective(Objective):
-    """A loss of the last hidden state at the last token of each sequence."""
+    """A loss of the last hidden state at the last token of each sequence.
+
+    Attributes:
+        needs_states: Whether it needs a live teacher's states; the student's are then projected to their
+            width by a linear layer that is trained along and thrown away.
+    """
 
     __slots__ = ()
+    needs_states: ClassVar[bool] = False
 
     @abstractmethod
-    def on_states(self, states: Any, labels: Labels) -> Any:
+    def on_states(self, states: Any, labels: Labels, teacher: Any) -> Any:
         """The sum of the losses of a batch.
 
         Args:
             states: Last hidden states, S x width, float32.
             labels: The labels.
+            teacher: A live teacher's, S x width, float32, or None.
 
         Returns:
             A scalar, to be divided by `count` over the whole step.

@@ -38,7 +38,7 @@ class TripletHidden(StateObjective):
         """The examples that have a positive and a negative."""
         return float(len(_families(labels)))
 
-    def on_states(self, states: Any, labels: Labels) -> Any:
+    def on_states(self, states: Any, labels: Labels, teacher: Any) -> Any:
         """The sum of the losses of a batch."""
         total = states.new_zeros(())
         for anchor, positives, negatives in _families(labels):
@@ -46,6 +46,40 @@ class TripletHidden(StateObjective):
             far = 1 - F.cosine_similarity(states[anchor].unsqueeze(0), states[negatives])
             total = total + F.relu(near.unsqueeze(1) - far.unsqueeze(0) + self.margin).mean()
         return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureMSE(StateObjective):
+    """Feature distillation: the student's state after an answer becomes the teacher's (arXiv 2402.02803).
+
+    The mean squared difference of P h and the teacher's state, over its width and over the answers, where
+    P is a linear layer. It can be a small part of a sum only: states say what a model makes of a text and
+    not what it would write.
+
+    Attributes:
+        normalise: Whether both states are first brought to mean square 1, so that the loss does not depend
+            on how large a model's states are (True: our choice; the paper has a projection alone).
+
+    Example:
+        >>> from docendo.distill import CrossEntropy, FeatureMSE
+        >>> objective = CrossEntropy() + 0.4 * FeatureMSE()  # 0.4: the paper's weight
+    """
+
+    name: ClassVar[str] = "features"
+    needs_states: ClassVar[bool] = True
+    normalise: bool = True
+
+    def count(self, labels: Labels) -> float:
+        """The answers that are learnt."""
+        return float((labels.role == 0).sum())
+
+    def on_states(self, states: Any, labels: Labels, teacher: Any) -> Any:
+        """The sum of the losses of a batch."""
+        anchors = labels.role == 0
+        ours, theirs = states[anchors], teacher[anchors]
+        if self.normalise:
+            ours, theirs = F.rms_norm(ours, ours.shape[-1:]), F.rms_norm(theirs, theirs.shape[-1:])
+        return (ours - theirs).square().mean(-1).sum()
 
 
 def _families(labels: Labels) -> list[tuple[Any, Any, Any]]:

@@ -35,6 +35,11 @@ class Forward:
         _attention.register()
         self.packed = self.probe(examples) if packed is None else packed
 
+    @property
+    def width(self) -> int:
+        """Width of the last hidden state."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
+
     def collate(self, examples: Sequence[Encoded]) -> dict[str, Any]:
         """Makes a batch."""
         if self.packed:
@@ -140,7 +145,7 @@ class Outputs:
         return _TokenLoss.apply(self.source, self, term, labels, teacher)
 
 
-def term_loss(term: Any, outputs: Outputs, labels: Labels, teacher: Outputs | None) -> Any:
+def term_loss(term: Any, outputs: Outputs, labels: Labels, teacher: Outputs | None, head: Any = None) -> Any:
     """The sum of one objective over a batch, before it is divided by its count."""
     if isinstance(term, TokenObjective):
         if term.name == "cross_entropy":
@@ -149,7 +154,9 @@ def term_loss(term: Any, outputs: Outputs, labels: Labels, teacher: Outputs | No
     if isinstance(term, PathObjective):
         return term.on_path(outputs.path(labels.ids), labels)
     if isinstance(term, StateObjective):
-        return term.on_states(outputs.ends.float(), labels)
+        states = outputs.ends.float()
+        theirs = teacher.ends.float() if teacher and term.needs_states else None
+        return term.on_states(head(states) if head else states, labels, theirs)
     raise TypeError(f"{type(term).__name__} is no TokenObjective, PathObjective or StateObjective")
 
 

@@ -86,9 +86,17 @@ def save_peft(model: Any, folder: Path, base_name: str, expected: Mapping[str, A
         )
 
 
+#: Where a trainer keeps layers that are trained along and are no part of the adapter.
+HEADS = "objective_heads"
+
+
 def snapshot(model: Any) -> dict[str, Any]:
-    """Copies of the trained weights on the CPU; where they are sharded, all processes have to ask at once."""
-    return {key: _whole(p.detach()) for key, p in model.named_parameters() if p.requires_grad}
+    """Copies of the adapter's weights on the CPU; where they are sharded, all processes must ask at once."""
+    return {
+        key: _whole(p.detach())
+        for key, p in model.named_parameters()
+        if p.requires_grad and not key.startswith(f"{HEADS}.")
+    }
 
 
 def _whole(tensor: Any) -> Any:

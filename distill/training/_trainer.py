@@ -16,6 +16,7 @@ from docendo.distill.objectives._token import TOP_IDS, CrossEntropy
 from docendo.distill.training._batches import BucketSampler, Encoded, Shared
 from docendo.distill.training._durable import DurableTrainer
 from docendo.distill.training._forward import Forward, Outputs, term_loss
+from docendo.distill.training._models import HEADS
 from docendo.distill.training._packing import labels_of
 from docendo.errors import DataError
 
@@ -78,10 +79,22 @@ class ObjectiveTrainer(DurableTrainer):
             # Both run over the same batches, so both pack or neither does.
             self.teacher.packed = self.forward.packed = self.teacher.packed and self.forward.packed
         self._ends = any(isinstance(term, StateObjective) for _, term in self.terms)
+        self.heads = self._heads()
+        if self.heads:
+            model.add_module(HEADS, self.heads)
         self._counts: dict[str, float] = {}
         self._seen: dict[str, float] = {}
         self._shares: dict[str, float] = {}
         self._tokens, self._since = 0, time.monotonic()
+
+    def _heads(self) -> Any:
+        """The layers that bring the student's states to the width of the teacher's."""
+        heads = torch.nn.ModuleDict()
+        for _, term in self.terms:
+            if isinstance(term, StateObjective) and term.needs_states:
+                assert self.teacher is not None, "checked above"
+                heads[term.name] = torch.nn.Linear(self.forward.width, self.teacher.width, bias=False)
+        return heads
 
     @property
     def packed(self) -> bool:
@@ -136,10 +149,12 @@ class ObjectiveTrainer(DurableTrainer):
         labels = labels_of(inputs)
         outputs = self.forward(inputs, ends=self._ends)
         teacher = self._teach(inputs)
-        losses = {}
+        losses, heads = {}, dict(self.heads.items())
         for weight, term in self.terms:
             # A step whose labels all weigh 0 has loss 0, not 0 / 0.
-            found = term_loss(term, outputs, labels, teacher) / max(counts[term.name], 1e-12)
+            found = term_loss(term, outputs, labels, teacher, heads.get(term.name)) / max(
+                counts[term.name], 1e-12
+            )
             losses[term.name] = weight * found
             self._seen[term.name] = self._seen.get(term.name, 0.0) + float(found.detach())
         self._tokens += inputs.get("tokens", 0)
@@ -148,10 +163,10 @@ class ObjectiveTrainer(DurableTrainer):
         return sum(losses.values()) * float(labels.weights.any())
 
     def _teach(self, inputs: Mapping[str, Any]) -> Outputs | None:
-        if self.teacher is None or not any(term.needs_teacher for _, term in self.terms):
+        if self.teacher is None or not any(_needs_teacher(term) for _, term in self.terms):
             return None
         with torch.no_grad():
-            return self.teacher(inputs)
+            return self.teacher(inputs, ends=bool(self.heads))
 
     def _is_measured(self) -> bool:
         step = self.state.global_step + 1
@@ -196,13 +211,21 @@ class ObjectiveTrainer(DurableTrainer):
 def _require_teacher(
     terms: Sequence[tuple[float, Objective]], examples: Sequence[Encoded], teacher: Any
 ) -> None:
-    needy = [term.name for _, term in terms if term.needs_teacher]
-    if needy and teacher is None and any(TOP_IDS not in example.columns for example in examples):
+    needy = [term for _, term in terms if _needs_teacher(term)]
+    live = [term for term in needy if isinstance(term, StateObjective)]
+    missing = live or any(TOP_IDS not in example.columns for example in examples)
+    if needy and teacher is None and missing:
         raise DataError(
-            f"{needy[0]} has no teacher",
-            expected="a live teacher, or stored log-probabilities of every example",
+            f"{(live or needy)[0].name} has no teacher",
+            expected="a live teacher"
+            if live
+            else "a live teacher, or stored log-probabilities of every example",
             remedy="give train(..., teacher=...)",
         )
+
+
+def _needs_teacher(term: Objective) -> bool:
+    return term.needs_teacher or (isinstance(term, StateObjective) and term.needs_states)
 
 
 class _Loader(torch.utils.data.DataLoader):

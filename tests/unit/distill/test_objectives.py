@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docendo.distill import (
@@ -19,6 +19,7 @@ from docendo.distill import (
     BalancedKL,
     CrossEntropy,
     Encoded,
+    FeatureMSE,
     Labels,
     Objective,
     ObjectiveTrainer,
@@ -221,7 +222,7 @@ def triplet(states: list[list[float]], role: list[int], example: list[int]) -> t
         role=torch.tensor(role),
     )
     term = TripletHidden(margin=1.0)
-    return float(term.on_states(torch.tensor(states), batch)), term.count(batch)
+    return float(term.on_states(torch.tensor(states), batch, None)), term.count(batch)
 
 
 def test_triplets_by_hand() -> None:
@@ -460,3 +461,47 @@ def test_a_contrastive_row_trains(tiny_model_dir: Path, tmp_path: Path) -> None:
         quiet=True,
     )
     assert adapter.losses[-1][1] < adapter.losses[0][1]
+
+
+def test_features_by_hand() -> None:
+    states = torch.tensor([[3.0, 4.0], [0.0, 2.0], [9.0, 9.0]])
+    teacher = torch.tensor([[3.0, 4.0], [2.0, 0.0], [0.0, 0.0]])
+    batch = Labels(
+        ids=torch.tensor([0]),
+        weights=torch.ones(1),
+        sequence=torch.tensor([0]),
+        example=torch.tensor([0, 1, 1]),
+        role=torch.tensor([0, 0, -1]),  # what is compared only is not learnt
+    )
+    # Brought to mean square 1 the second pair is (0, sqrt 2) and (sqrt 2, 0).
+    assert float(FeatureMSE().on_states(states, batch, teacher)) == pytest.approx(2.0)
+    assert float(FeatureMSE(normalise=False).on_states(states, batch, teacher)) == pytest.approx(4.0)
+    assert FeatureMSE().count(batch) == 2
+
+
+def test_features_of_a_teacher_of_another_width(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = AutoModelForCausalLM.from_pretrained(tiny_model_dir).config
+    config.hidden_size, config.intermediate_size = 2 * config.hidden_size, 2 * config.intermediate_size
+    config.head_dim *= 2
+    wider = tmp_path / "wider"
+    AutoModelForCausalLM.from_config(config).save_pretrained(wider)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(wider)
+    objective = CrossEntropy() + FeatureMSE()
+    settings = QUICK.replace(max_steps=30, per_device_train_batch_size=8)
+    runs = [
+        train(
+            tiny_model_dir,
+            ROWS,
+            output=tmp_path / name,
+            config=settings,
+            objective=objective,
+            teacher=wider,
+            quiet=True,
+        )
+        for name in ("one", "two")
+    ]
+    assert runs[0].losses[-1][1] < runs[0].losses[0][1]
+    assert runs[0].sha256 == runs[1].sha256
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_dir), runs[0].path)
+    with pytest.raises(DataError, match="features has no teacher"):
+        train(tiny_model_dir, ROWS, output=tmp_path / "a", config=QUICK, objective=objective, quiet=True)
