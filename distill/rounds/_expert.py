@@ -63,8 +63,8 @@ def expert_iteration(
             alone, as STaR and ReST-EM do, which wants every item asked in every round.
         scheduler: Which items are asked in a round; all of them without one. It is told how they fared.
         graph: Makes the graph that is run on a round's items, given the newest student and the round: one
-            with a teacher or a tutor, such as `tutoring`. Whatever it verifies is learnt; the scheduler is told
-            how turns of the student's role fared. By default the student alone draws `samples` answers.
+            with a teacher or a tutor, such as `tutoring`. Whatever it verifies is learnt; the scheduler is
+            told how turns of the student's role fared. By default the student draws `samples` answers.
         config: Settings of the training; its seed is replaced by that of the round.
         model: The base model to train, by default the one that the student's engine was loaded from.
         tokens: Budget, as for `Rounds.run`: tokens that are read and written in exams and evaluations.
