@@ -16,6 +16,7 @@ from docendo.distill.training._job import Build, Materials, run_job
 from docendo.distill.training._prompts import Prompts, probe_of, read_prompts, require_prompts, text_of
 from docendo.distill.training._rewards import Judge, Reward, check_rewards, identity_of
 from docendo.distill.training._trl import (
+    GENTLE,
     drop_reference,
     require_no_weights,
     require_trl,
@@ -29,9 +30,6 @@ from docendo.records import Item
 
 PolicyLoss = Literal["dapo", "grpo", "dr_grpo"]
 
-ON_POLICY = TrainConfig(learning_rate=1e-5, num_train_epochs=1.0)
-"""Ten times TRL's rate for full fine-tuning, as its page on PEFT advises, and one pass."""
-
 
 def train_grpo(
     model: str | Path,
@@ -39,7 +37,7 @@ def train_grpo(
     *,
     rewards: Mapping[str, Reward],
     output: str | Path,
-    config: TrainConfig = ON_POLICY,
+    config: TrainConfig = GENTLE,
     items: Iterable[Item] = (),
     weights: Mapping[str, float] | None = None,
     num_generations: int = 8,

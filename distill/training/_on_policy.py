@@ -14,11 +14,11 @@ from docendo.checks import is_count, is_number
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.training._arguments import processes
 from docendo.distill.training._config import TrainConfig
-from docendo.distill.training._grpo import ON_POLICY
 from docendo.distill.training._job import Build, Materials, run_job
 from docendo.distill.training._prompts import probe_of, read_prompts, require_prompts
 from docendo.distill.training._teachers import load_teacher, require_vocabulary
 from docendo.distill.training._trl import (
+    GENTLE,
     require_no_weights,
     require_trl,
     settle,
@@ -35,7 +35,7 @@ def distill_on_policy(
     *,
     teacher: str | Path,
     output: str | Path,
-    config: TrainConfig = ON_POLICY,
+    config: TrainConfig = GENTLE,
     teacher_adapter: str | Path | None = None,
     beta: float = 1.0,
     temperature: float = 1.0,

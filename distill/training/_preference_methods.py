@@ -114,7 +114,7 @@ class Labelled:
                 f"all {len(short)} rows have the label {short[0][1]}", expected="good and bad answers"
             )
         desirable, undesirable = self._weights(good, len(short) - good)
-        random.Random(derive_seed("order of labelled rows", config.seed)).shuffle(short)
+        short = spread(short, config.seed)
         size = config.per_device_train_batch_size
         spares = [answer for answer, _ in short]
         others: list[Encoded] = []
@@ -158,6 +158,23 @@ class Labelled:
         if self.desirable is None and self.undesirable is None:
             return max(1.0, bad / good), max(1.0, good / bad)
         return self.desirable or 1.0, self.undesirable or 1.0
+
+
+def spread(rows: Sequence[tuple[Encoded, bool]], seed: int) -> list[tuple[Encoded, bool]]:
+    """Labelled answers in random order, those to one prompt as far apart as they go.
+
+    Training takes them in this order: a batch then has few answers to the same prompt.
+    """
+    rng = random.Random(derive_seed("order of labelled rows", seed))
+    groups: dict[tuple[int, ...], list[tuple[Encoded, bool]]] = {}
+    for row in rows:
+        groups.setdefault(row[0].prompt, []).append(row)
+    placed = []
+    for group in groups.values():
+        rng.shuffle(group)
+        start = rng.random()
+        placed += [((place + start) / len(group), row) for place, row in enumerate(group)]
+    return [row for _, row in sorted(placed, key=lambda one: one[0])]
 
 
 def mismatched(batch: Sequence[Encoded], spares: Sequence[Encoded]) -> list[Encoded]:

@@ -11,12 +11,9 @@ from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._job import run_job
 from docendo.distill.training._preference_methods import Labelled, Pairs, PreferenceLoss
-from docendo.distill.training._trl import require_trl
+from docendo.distill.training._trl import GENTLE, require_trl
 from docendo.errors import ConfigError
 from docendo.memory import Database
-
-PREFERENCES = TrainConfig(learning_rate=1e-5, num_train_epochs=1.0)
-"""Ten times TRL's rate for full fine-tuning, as its page on PEFT advises, and one pass (Tulu 3)."""
 
 
 def train_dpo(
@@ -24,7 +21,7 @@ def train_dpo(
     pairs: Iterable[Mapping[str, Any]],
     *,
     output: str | Path,
-    config: TrainConfig = PREFERENCES,
+    config: TrainConfig = GENTLE,
     beta: float = 0.1,
     loss: PreferenceLoss = "sigmoid",
     nll_weight: float = 0.0,
@@ -106,7 +103,7 @@ def train_kto(
     rows: Iterable[Mapping[str, Any]],
     *,
     output: str | Path,
-    config: TrainConfig = PREFERENCES,
+    config: TrainConfig = GENTLE,
     beta: float = 0.1,
     desirable_weight: float | None = None,
     undesirable_weight: float | None = None,

@@ -12,9 +12,13 @@ from huggingface_hub import constants
 from transformers import PrinterCallback, TrainerCallback
 
 from docendo.distill.training._batches import Encoded
+from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._job import Materials, probe_logits
 from docendo.distill.training._packing import pad
 from docendo.errors import DataError, MissingExtra, SilentNoOp
+
+GENTLE = TrainConfig(learning_rate=1e-5, num_train_epochs=1.0)
+"""Ten times TRL's rate for full fine-tuning, as its page on PEFT advises, and one pass over the data."""
 
 REFERENCE = "ref"
 """The name that TRL gives to its frozen copy of the adapter called "default"."""
