@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from docendo.checks import is_count
+from docendo.checks import is_count, short
 from docendo.errors import ConfigError, DataError
-from docendo.evals.items._given import short
 from docendo.evals.items._tasks import Task
 from docendo.records import Item, SamplingParams
 from docendo.scoring import Scorer

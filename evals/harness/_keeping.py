@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from docendo.checks import short
 from docendo.errors import ConfigError
 from docendo.evals.harness._replies import Reply
-from docendo.evals.items._given import short
 from docendo.records import Trace
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Literal, get_args
 
+from docendo.checks import short
 from docendo.errors import ConfigError, DataError
-from docendo.evals.items._given import given_items, short
+from docendo.evals.items._given import given_items
 from docendo.evals.items._scorer import stem
 from docendo.records import Item
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from docendo.checks import is_count, is_number
+from docendo.checks import entries, is_count, is_number, short
 from docendo.errors import DataError
 from docendo.records import Item
 
@@ -25,34 +25,13 @@ def require_text(value: object, name: str) -> None:
         ) from None
 
 
-def given_items(items: object, name: str = "items") -> tuple[Item, ...]:
+def given_items(items: Iterable[Item], name: str = "items") -> tuple[Item, ...]:
     """Items as a tuple.
 
     Raises:
         DataError: if they are no items.
     """
-    if not isinstance(items, Iterable) or isinstance(items, (str, bytes)):
-        raise DataError(f"{name} is {short(items)}", expected="items, as from tasks or make_item")
-    found = tuple(items)
-    for each in found:
-        if not isinstance(each, Item):
-            raise DataError(f"{name} holds {short(each)}", expected="items, as from tasks or make_item")
-    return found
-
-
-def short(value: object) -> str:
-    """A value as it is shown in an error.
-
-    Example:
-        >>> short("x" * 100)
-        "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..."
-    """
-    try:
-        shown = repr(value)
-    except ValueError:  # a number of too many digits
-        return f"a {type(value).__name__} that cannot be shown"
-    shown = " ".join(shown.split())
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return tuple(entries(name, items, Item, "items, as from tasks or make_item"))
 
 
 def written(answer: object) -> str | None:

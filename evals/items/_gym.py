@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from docendo.checks import short
 from docendo.errors import ConfigError, DataError
 from docendo.evals.items._compact import compact_form, require_compact
-from docendo.evals.items._given import short
 from docendo.evals.items._judge import judge
 from docendo.evals.items._levels import level_settings
 from docendo.evals.items._raw import Raw, Source

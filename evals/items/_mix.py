@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from docendo.checks import short
 from docendo.errors import ConfigError, DataError, LeakError
-from docendo.evals.items._given import given_items, require_text, short
+from docendo.evals.items._given import given_items, require_text
 from docendo.evals.items._scorer import ExactScorer, normalise
 from docendo.evals.items._tasks import Task, fingerprint
 from docendo.hashing import digest

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from docendo.checks import short
 from docendo.errors import ConfigError, DataError
-from docendo.evals.items._given import checked_choices, require_text, short, written
+from docendo.evals.items._given import checked_choices, require_text, written
 from docendo.evals.items._leaks import leaks_number, leaks_text
 from docendo.evals.items._numbers import number, numbers, show
 from docendo.hashing import digest

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from docendo.checks import short
 from docendo.errors import ConfigError, DataError
 from docendo.evals.items._files import READERS, dataset_rows
-from docendo.evals.items._given import short
 from docendo.evals.items._gym import gym_source, plain
 from docendo.evals.items._raw import Source
 from docendo.evals.items._table import Columns, resolved, table_source

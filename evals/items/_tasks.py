@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from docendo.checks import is_count
+from docendo.checks import is_count, short
 from docendo.errors import ConfigError, DataError, LeakError
-from docendo.evals.items._given import short
 from docendo.evals.items._raw import Raw, Source
 from docendo.evals.items._scorer import ExactScorer, normalise
 from docendo.evals.items._sources import open_source

@@ -7,7 +7,7 @@ from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from docendo.checks import is_count, is_number
+from docendo.checks import MOST, check_count, is_count, is_number, short
 from docendo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     #: One number for each item: a list, a tuple or an array.
     Values = Sequence[float] | npt.NDArray[Any]
+
+
+# More resamples than this take minutes and tell nothing more.
+_MOST_RESAMPLES = 10_000_000
 
 
 def quantile(level: float) -> float:
@@ -36,25 +40,31 @@ def averaged(points: int) -> tuple[Floats, Floats]:
 def check_level(level: float, *, name: str = "level") -> None:
     """Refuses what is no probability between 0 and 1."""
     if not (is_number(level) and 0 < level < 1):
-        raise ConfigError(f"{name} is {level!r}", expected="between 0 and 1, such as 0.95")
+        raise ConfigError(f"{name} is {short(level)}", expected="between 0 and 1, such as 0.95")
 
 
-def check_count(name: str, value: int, least: int) -> None:
-    """Refuses what is no whole number, or too small."""
-    if not is_count(value) or value < least:
-        raise ConfigError(f"{name} is {value!r}", expected=f"a whole number, at least {least}")
+def check_resampling(resamples: int, seed: int, level: float = 0.95) -> None:
+    """Refuses settings that no bootstrap can have.
+
+    Raises:
+        ConfigError: naming the one that is out of range.
+    """
+    check_level(level)
+    check_count("resamples", resamples, 100, _MOST_RESAMPLES)
+    if not is_count(seed) or seed < 0:
+        raise ConfigError(f"seed is {short(seed)}", expected="a whole number, 0 or more")
 
 
 def check_flips(up: int, down: int) -> None:
     """Refuses what is no number of pairs."""
-    if not (is_count(up) and is_count(down)) or min(up, down) < 0:
-        raise ConfigError(f"up is {up!r} and down is {down!r}", expected="counts of 0 or more")
+    if not (is_count(up) and is_count(down) and 0 <= min(up, down) <= max(up, down) <= MOST):
+        raise ConfigError(f"up is {short(up)} and down is {short(down)}", expected="counts of 0 or more")
 
 
 def check_number(name: str, value: float, low: float, high: float) -> None:
     """Refuses what is no number from `low` to `high`."""
     if not is_number(value) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}", expected=f"a number from {low:g} to {high:g}")
+        raise ConfigError(f"{name} is {short(value)}", expected=f"a number from {low:g} to {high:g}")
 
 
 def numbers(name: str, values: Any, *, ndim: int = 1, missing: bool = False) -> Floats:
@@ -63,7 +73,7 @@ def numbers(name: str, values: Any, *, ndim: int = 1, missing: bool = False) -> 
     Args:
         name: What the values are, for the error.
         values: Numbers.
-        ndim: How many dimensions they must have.
+        ndim: How many dimensions they must have; of 2, a single row may be given as it is.
         missing: Whether NaN may stand for a missing value.
 
     Raises:
@@ -74,10 +84,12 @@ def numbers(name: str, values: Any, *, ndim: int = 1, missing: bool = False) -> 
     try:
         given = np.asarray(values)
         found = given.astype(float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{name} cannot be read as numbers ({error})", expected="numbers") from error
     if given.dtype.kind in "SU" and given.size:
         raise DataError(f"{name} holds text", expected="numbers")
+    if ndim == 2 and found.ndim == 1:
+        found = found[None]
     if found.ndim != ndim:
         shape = "a sequence" if ndim == 1 else "a table of seeds by items"
         raise DataError(f"{name} has {found.ndim} dimensions", expected=shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
+from docendo.checks import entries
 from docendo.errors import DataError
 from docendo.evals.statistics._checks import are_binary, check_level, numbers
 
@@ -133,6 +134,7 @@ def _members(clusters: Sequence[Hashable], n: int) -> npt.NDArray[np.intp]:
     """The number of each item's cluster, in the order of the clusters' first items."""
     import numpy as np
 
+    clusters = entries("clusters", clusters, Hashable, "a cluster for each value")
     if len(clusters) != n or not n:
         raise DataError(
             f"there are {n} values and {len(clusters)} clusters",

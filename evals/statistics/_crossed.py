@@ -215,8 +215,7 @@ def _tables(before: Any, after: Any) -> tuple[Floats, Floats]:
     import numpy as np
 
     first, second = (
-        numbers(name, [side] if _is_row(side) else side, ndim=2, missing=True)
-        for name, side in (("before", before), ("after", after))
+        numbers(name, side, ndim=2, missing=True) for name, side in (("before", before), ("after", after))
     )
     if first.shape != second.shape:
         raise DataError(
@@ -228,10 +227,3 @@ def _tables(before: Any, after: Any) -> tuple[Floats, Floats]:
         raise DataError("before and after have no pair in common", expected="at least one pair")
     kept = np.ix_(~missing.all(1), ~missing.all(0))
     return np.where(missing, np.nan, first)[kept], np.where(missing, np.nan, second)[kept]
-
-
-def _is_row(side: Any) -> bool:
-    """Whether a side is the values of one seed."""
-    import numpy as np
-
-    return len(side) == 0 or np.ndim(side[0]) == 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from docendo.checks import is_count
+from docendo.checks import check_count
 from docendo.errors import ConfigError, DataError
 from docendo.evals.statistics._checks import (
     are_binary,
-    check_count,
     check_flips,
     check_level,
+    check_resampling,
     pairs,
     quantile,
 )
@@ -37,8 +37,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
         '0.082 to 0.172'
     """
     check_level(level)
-    if not 0 <= successes <= n:
-        raise ConfigError(f"successes is {successes} of {n}", expected="between 0 and n")
+    check_count("n", n, 0)
+    check_count("successes", successes, 0, n)
     if n == 0:
         return 0.0, 1.0
     z = quantile(level)
@@ -75,6 +75,7 @@ def tango(up: int, down: int, n: int, level: float = 0.95) -> tuple[float, float
 
     check_level(level)
     check_flips(up, down)
+    check_count("n", n, 0)
     if up + down > n:
         raise ConfigError(f"up is {up} and down is {down} of {n} pairs", expected="counts within n")
     if n == 0:
@@ -170,13 +171,10 @@ def paired_bootstrap(
     """
     import numpy as np
 
-    check_level(level)
-    check_count("resamples", resamples, 100)
+    check_resampling(resamples, seed, level)
     first, second = pairs(before, after)
     values, counts = np.unique(second - first, return_counts=True)
     n = len(first)
-    if not is_count(seed) or seed < 0:
-        raise ConfigError(f"seed is {seed!r}", expected="a whole number, 0 or more")
     generator = np.random.default_rng(seed)
     chunk = max(1, _CELLS // len(values))
     means = np.concatenate(

@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
+from docendo.checks import check_count
 from docendo.errors import ConfigError
-from docendo.evals.statistics._checks import averaged, check_count, check_level, check_number, quantile
+from docendo.evals.statistics._checks import averaged, check_level, check_number, quantile
 
 # No plan asks for more.
 _MOST = 1_000_000_000
+# Nor for differences that vary more: the square of this is still a number.
+_WIDEST = 1e100
 
 
 def detectable_difference(n: int, discordant: float, *, power: float = 0.8, level: float = 0.95) -> float:
@@ -35,10 +38,8 @@ def detectable_difference(n: int, discordant: float, *, power: float = 0.8, leve
     """
     check_level(level)
     check_level(power, name="power")
-    if n < 1 or not 0 <= discordant <= 1:
-        raise ConfigError(
-            f"n is {n} and discordant is {discordant}", expected="n of 1 or more, a share in [0, 1]"
-        )
+    check_count("n", n, 1)
+    check_number("discordant", discordant, 0, 1)
     if _connor(1.0, discordant, power, level) > n:
         return 1.0
     return _least(lambda difference: _connor(difference, discordant, power, level) <= n, 1.0)
@@ -103,8 +104,8 @@ def crossed_detectable_difference(
         0.039
     """
     plan = _Plan(noise, seed_spread, item_spread, power, level)
-    check_count("seeds", seeds, 2)
-    check_count("items", items, 2)
+    check_count("seeds", seeds, 2, _MOST)
+    check_count("items", items, 2, _MOST)
     most = 100 * plan.error(seeds, items)
     while plan.power_at(most, seeds, items) < power:
         most *= 10
@@ -140,7 +141,8 @@ def crossed_sample_size(
         (504, 47)
     """
     plan = _Plan(noise, seed_spread, item_spread, power, level)
-    check_count("seeds", seeds, 2)
+    check_count("seeds", seeds, 2, _MOST)
+    check_number("difference", difference, -_WIDEST, _WIDEST)
     if difference == 0:
         raise ConfigError("difference is 0", expected="a difference other than 0")
     wanted = abs(difference)
@@ -162,10 +164,10 @@ class _Plan:
         check_level(level)
         check_level(power, name="power")
         for name, value in (("noise", noise), ("seed_spread", seed_spread), ("item_spread", item_spread)):
-            check_number(name, value, 0, math.inf)
-        if noise == seed_spread == item_spread == 0:
-            raise ConfigError("noise and spreads are 0", expected="at least one above 0")
+            check_number(name, value, 0, _WIDEST)
         self.noise, self.seed, self.item, self.level = noise**2, seed_spread**2, item_spread**2, level
+        if self.noise + self.seed + self.item == 0:
+            raise ConfigError("noise and spreads are 0", expected="at least one above 0")
 
     def parts(self, seeds: int, items: int) -> tuple[float, float]:
         """The variance of the mean difference: the part that seeds show, and what items add."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from docendo.checks import check_count
 from docendo.errors import DataError
-from docendo.evals.statistics._checks import check_count, check_level, numbers
+from docendo.evals.statistics._checks import check_level, numbers
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from docendo.evals.statistics._checks import check_count, check_flips, pairs
+from docendo.evals.statistics._checks import check_flips, check_resampling, pairs
 from docendo.evals.statistics._clusters import cluster_sums
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def sign_flip(
     """
     import numpy as np
 
-    check_count("resamples", resamples, 100)
+    check_resampling(resamples, seed)
     first, second = pairs(before, after)
     difference = second - first
     if clusters is not None:
