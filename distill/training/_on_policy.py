@@ -86,8 +86,9 @@ def distill_on_policy(
     Example:
         >>> from docendo.distill import distill_on_policy
         >>> prompts = [{"prompt": [{"role": "user", "content": f"{n} + 3"}]} for n in range(16)]
-        >>> adapter = distill_on_policy("smollm2-135m-instruct", prompts, teacher="smollm2-360m-instruct",
-        ...                             output="adapters/on-policy")  # doctest: +SKIP
+        >>> adapter = distill_on_policy(
+        ...     "smollm2-135m-instruct", prompts, teacher="HuggingFaceTB/SmolLM2-360M-Instruct",
+        ...     output="adapters/on-policy")  # doctest: +SKIP
     """
     if not is_number(beta) or not 0 <= beta <= 1:
         raise ConfigError(f"beta is {beta!r}", expected="a number from 0 to 1")

@@ -15,7 +15,7 @@ from docendo.distill.training._batches import Encoded
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._job import Materials, probe_logits
 from docendo.distill.training._packing import pad
-from docendo.errors import DataError, MissingExtra, SilentNoOp
+from docendo.errors import CapabilityError, DataError, MissingExtra, SilentNoOp
 
 GENTLE = TrainConfig(learning_rate=1e-5, num_train_epochs=1.0)
 """Ten times TRL's rate for full fine-tuning, as its page on PEFT advises, and one pass over the data."""
@@ -102,13 +102,13 @@ def require_hooks(trainer: type, *names: str) -> None:
     """Checks that TRL still has the methods that are replaced; else it would tokenise rows its own way.
 
     Raises:
-        DataError: if it does not.
+        CapabilityError: if it does not.
     """
     import trl
 
     for name in names:
         if not hasattr(trainer, name):
-            raise DataError(
+            raise CapabilityError(
                 f"trl {trl.__version__} has no {trainer.__name__}.{name}",
                 expected="a version that docendo was tested with, such as 1.16",
                 remedy="install it with: pip install 'trl==1.16.0'",

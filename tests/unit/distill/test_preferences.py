@@ -20,7 +20,8 @@ from docendo.distill import Adapter, Encoded, TrainConfig, encode, train, train_
 from docendo.distill.training._job import Build, Materials
 from docendo.distill.training._models import load_peft, quiet_libraries, seeded
 from docendo.distill.training._preference_methods import Labelled, Pairs, mismatched, spread
-from docendo.errors import ConfigError, DataError
+from docendo.distill.training._trl import require_hooks
+from docendo.errors import CapabilityError, ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -58,14 +59,14 @@ def parent(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def build(
-    method: Any, folder: Path, rows: Any, scratch: Path, parent: Path | None = None
+    method: Any, folder: Path, rows: Any, scratch: Path, parent: Path | None = None, config: Any = QUICK
 ) -> tuple[Build, Any]:
     older = Adapter.open(parent) if parent else None
     with quiet_libraries(), seeded(0):
         materials = Materials(
             rows=rows,
-            config=QUICK,
-            model=load_peft(folder, QUICK, older),
+            config=config,
+            model=load_peft(folder, config, older),
             tokenizer=AutoTokenizer.from_pretrained(folder),
             source=folder,
             scratch=scratch,
@@ -358,12 +359,22 @@ def test_nothing_is_sent(mail: Any, tiny_model_dir: Path, tmp_path: Path) -> Non
 
 
 def test_settings_follow_the_hardware_and_nothing_is_reported(tiny_model_dir: Path, tmp_path: Path) -> None:
-    built, _ = build(Pairs(beta=0.1, loss="sigmoid", nll_weight=0.0), tiny_model_dir, PAIRS, tmp_path)
+    method = Pairs(beta=0.1, loss="sigmoid", nll_weight=0.0)
+    built, _ = build(method, tiny_model_dir, PAIRS, tmp_path)
     args = built.trainer.args
     assert args.use_cpu is not torch.accelerator.is_available()
     assert args.gradient_checkpointing == args.bf16 == torch.accelerator.is_available()
     assert args.report_to in ("none", [])
     assert args.max_length is None  # long pairs are left out, not cut
+    chosen = QUICK.replace(arguments={"gradient_checkpointing": True})
+    built, _ = build(method, tiny_model_dir, PAIRS, tmp_path, config=chosen)
+    assert built.trainer.args.gradient_checkpointing
+
+
+def test_a_version_of_trl_without_what_is_replaced_is_refused() -> None:
+    require_hooks(TrainConfig, "replace")
+    with pytest.raises(CapabilityError, match=r"has no TrainConfig\._prepare_dataset"):
+        require_hooks(TrainConfig, "_prepare_dataset")
 
 
 def test_long_pairs_are_left_out_and_counted(tiny_model_dir: Path, tmp_path: Path) -> None:
