@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docendo.checks import is_count, is_number
+from docendo.checks import is_count, is_number, short
 from docendo.errors import ConfigError, DataError, ResumeError
 from docendo.evals.comparison._meter import Meter, Unit
 from docendo.evals.comparison._outcome import Outcome
@@ -66,7 +66,8 @@ class Comparison:
         metric: "correct", "value" (the scorer's own number), "confidence", or a function of a record that
             returns a number, or None to leave the item out.
         direction: Whether "more" or "less" of the metric is better.
-        level: Confidence level of intervals and tests; those of several arms are adjusted by Holm's method.
+        level: Confidence level of intervals and tests; the tests of several arms are adjusted by Holm's method,
+            against the baseline and against the control.
 
     Example:
         >>> from docendo.evals import ExactScorer, evaluate, make_item
@@ -99,7 +100,7 @@ class Comparison:
         """Checks everything that would otherwise fail after hours."""
         for name, good, expected in self._checks():
             if not good:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=expected)
+                raise ConfigError(f"{name} is {short(getattr(self, name))}", expected=expected)
         for name in self.arms:
             if not re.fullmatch(r"\w[\w ,.+-]*", name) or name in (SETTINGS, OUTCOME, LOCK):
                 raise ConfigError(f"an arm is named {name!r}", expected="letters, digits, spaces, '.', '-'")

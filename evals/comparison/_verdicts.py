@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from docendo.checks import is_number
 from docendo.errors import DataError
+from docendo.evals.comparison._control import BesideControl
+from docendo.evals.comparison._differ import adjusted_for_number, differ, verdict_on
 from docendo.evals.comparison._meter import Unit
-from docendo.evals.comparison._outcome import ArmPair, ArmScore, ArmVerdict, Outcome, shown_p
+from docendo.evals.comparison._outcome import ArmPair, ArmScore, Outcome
 from docendo.evals.comparison._rules import Rules
 from docendo.evals.comparison._runs import Spending
 from docendo.evals.harness._records import EvalRecord
 from docendo.evals.harness._results import EvalResult
-from docendo.evals.statistics import crossed_difference, holm
 
 if TYPE_CHECKING:
     from docendo.evals.statistics._checks import Floats
@@ -42,19 +43,24 @@ def judge_arms(
     tables = _tables(results, rules)
     scores = {name: _score(name, tables[name], spent[name], results[name], rules.unit) for name in results}
     others = [name for name in results if name != rules.baseline]
-    found = {name: _differ(tables[rules.baseline], tables[name], rules.level) for name in others}
+    found = {name: differ(tables[rules.baseline], tables[name], rules.level) for name in others}
     methods = [name for name in others if name != rules.control]
-    adjusted = dict(zip(methods, holm([found[name].p_value for name in methods]), strict=True))
+    p_values = {name: found[name].p_value for name in methods}
+    adjusted = adjusted_for_number(p_values)
+    control = None
+    if rules.control is not None:
+        unlike = _unlike(scores[rules.control], scores[rules.baseline], rules)
+        control = BesideControl.of(tables, p_values, rules, unlike=unlike)
     pairs = []
     for name in others:
         pair = found[name]
         p_value = adjusted.get(name, pair.p_value)
-        verdict, reason = _verdict(pair, p_value, rules)
+        verdict, reason = verdict_on(pair, p_value, rules)
         unlike = _unlike(scores[name], scores[rules.baseline], rules)
         if unlike is not None:
             verdict, reason = "budgets differ", unlike
-        elif verdict == "better" and rules.control not in (None, name):
-            verdict, reason = _beside_control(tables, scores, name, rules, reason)
+        elif verdict == "better" and control is not None and name != rules.control:
+            verdict, reason = control.verdict(name, reason)
         pairs.append(
             ArmPair(
                 name=name,
@@ -79,46 +85,6 @@ def judge_arms(
         seeds=rules.seeds,
         level=rules.level,
     )
-
-
-class _Found(NamedTuple):
-    """How two arms differ, and what a verdict on that must say beside it."""
-
-    difference: float
-    interval: tuple[float, float]
-    p_value: float
-    n: int
-    seeds: int
-    #: Whether the seeds gave the same answers, so that the items were counted once.
-    once: bool = False
-    #: Why nothing can be said, or empty.
-    problem: str = ""
-
-
-def _differ(before: Floats, after: Floats, level: float) -> _Found:
-    """The difference of two arms. Seeds with the same answers count once: they are no further evidence."""
-    import numpy as np
-
-    known = np.isfinite(before) & np.isfinite(after)
-    answered = known.any(axis=0)
-    if not answered.any():
-        return _nothing(0, "no item was answered by both")
-    first, second = (np.where(known, table, np.nan)[:, answered] for table in (before, after))
-    seeds = int(known.any(axis=1).sum())
-    most, least = (tuple(pick(side, axis=0) for side in (first, second)) for pick in (np.nanmax, np.nanmin))
-    # Of items that mostly have one value nothing can be seen: each seed then has its own.
-    once = bool(np.median(known.sum(axis=0)[answered]) > 1 and np.array_equal(most, least))
-    if once:
-        (first, second), seeds = most, 1
-    try:
-        found = crossed_difference(first, second, level=level)
-    except DataError as error:  # one item, of whose spread nothing is known
-        return _nothing(int(known.sum()), str(error).rstrip("."))
-    return _Found(found.difference, found.interval, found.p_value, found.n, seeds, once)
-
-
-def _nothing(n: int, problem: str) -> _Found:
-    return _Found(math.nan, (math.nan, math.nan), 1.0, n, 0, problem=problem)
 
 
 def _check_alike(results: Mapping[str, Sequence[EvalResult]], baseline: str) -> None:
@@ -203,68 +169,6 @@ def _score(
         items=int(known.sum()),
         failed=sum(result.failed for result in results),
         before=before if any(before) else (),
-    )
-
-
-def _verdict(found: _Found, p_value: float, rules: Rules) -> tuple[ArmVerdict, str]:
-    if found.problem:
-        return "no effect shown", f"Nothing can be said: {found.problem}."
-    low, high = found.interval
-    once = " All seeds gave the same answers, so that they count once." if found.once else ""
-    if p_value >= 1 - rules.level or low <= 0 <= high:
-        reason = f"{_pairs(found)} do not show a difference ({_p(p_value)}).{once}"
-        return "no effect shown", reason
-    good = (found.difference > 0) == (rules.direction == "more")
-    reason = f"{_pairs(found)} show the difference ({_p(p_value)}).{once}"
-    return ("better" if good else "worse"), reason
-
-
-def _pairs(found: _Found) -> str:
-    return f"{found.n} pairs over {found.seeds} seeds" if found.seeds > 1 else f"{found.n} pairs"
-
-
-def _p(p_value: float) -> str:
-    return f"p {shown_p(p_value)}" if p_value < 0.001 else f"p = {shown_p(p_value)}"
-
-
-def _beside_control(
-    tables: Mapping[str, Floats],
-    scores: Mapping[str, ArmScore],
-    name: str,
-    rules: Rules,
-    reason: str,
-) -> tuple[ArmVerdict, str]:
-    control = rules.control or ""
-    unlike = _unlike(scores[control], scores[rules.baseline], rules)
-    if unlike is not None:
-        return "budgets differ", f"Of the control {control!r}: {unlike}"
-    found = _differ(tables[control], tables[name], rules.level)
-    if found.problem:
-        return beside_control("no effect shown", reason, control=control, grounds="", problem=found.problem)
-    verdict, _ = _verdict(found, found.p_value, rules)
-    return beside_control(verdict, reason, control=control, grounds=f"{_pairs(found)}, {_p(found.p_value)}")
-
-
-def beside_control(
-    verdict: str, reason: str, *, control: str, grounds: str, problem: str = ""
-) -> tuple[Literal["better", "no effect shown"], str]:
-    """The verdict on a method that beats the baseline, now that it was held against the control.
-
-    Args:
-        verdict: That of the method against the control.
-        reason: The grounds of its verdict against the baseline.
-        control: Name of the control.
-        grounds: What the verdict against the control rests on.
-        problem: Why nothing can be said of the two, or empty.
-    """
-    if problem:
-        return "no effect shown", (
-            f"It beats the baseline, but cannot be held against the control {control!r}: {problem}."
-        )
-    if verdict == "better":
-        return "better", f"{reason} It also beats the control ({grounds})."
-    return "no effect shown", (
-        f"It beats the baseline, but not the control {control!r} ({grounds}): what helps is not its signal."
     )
 
 

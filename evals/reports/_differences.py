@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from docendo.errors import DataError
 from docendo.evals.comparison._compare import PairedComparison, compare
+from docendo.evals.comparison._control import beside_control
+from docendo.evals.comparison._differ import adjusted_for_number, p_of
 from docendo.evals.comparison._outcome import shown_p
 from docendo.evals.comparison._rules import Rules
 from docendo.evals.comparison._runs import spent_on
-from docendo.evals.comparison._verdicts import beside_control, judge_arms
+from docendo.evals.comparison._verdicts import judge_arms
 from docendo.evals.reports._parts import Difference
 from docendo.evals.reports._sources import Source
 from docendo.evals.reports._subjects import Subject
-from docendo.evals.statistics import holm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def differences_of(sources: Sequence[Source], *, control: str | None, level: flo
             compared += [pair] if pair is not None else []
     singles = _adjusted(singles)
     if control is not None:
-        singles = [_held(row, by_name, control, level) for row in singles]
+        singles = _held(singles, by_name, control, level)
     return Differences(rows=(*rows, *singles), compared=tuple(compared), notes=tuple(notes))
 
 
@@ -83,7 +84,7 @@ def _adjusted(rows: Sequence[Difference]) -> list[Difference]:
     methods = [row for row in rows if not row.control]
     if len(methods) < 2:
         return list(rows)
-    by_name = dict(zip((row.name for row in methods), holm([row.p_value for row in methods]), strict=True))
+    by_name = adjusted_for_number({row.name: row.p_value for row in methods})
     found = []
     for row in rows:
         if row.control:
@@ -99,20 +100,43 @@ def _adjusted(rows: Sequence[Difference]) -> list[Difference]:
     return found
 
 
-def _held(row: Difference, by_name: Mapping[str, Subject], control: str, level: float) -> Difference:
-    """A row whose "better" also holds against the control, in the words of `Comparison`."""
-    if row.control or row.verdict != "better" or row.against == control:
-        return row
-    try:
-        found, _ = _compared(by_name[control], by_name[row.name], level)
-    except DataError as error:
+def _held(
+    rows: Sequence[Difference], by_name: Mapping[str, Subject], control: str, level: float
+) -> list[Difference]:
+    """The rows, of which "better" also holds against the control, by the rules of `Comparison`."""
+    found: dict[str, Difference | DataError] = {}
+    for row in rows:
+        if not row.control and row.against != control:
+            try:
+                found[row.name], _ = _compared(by_name[control], by_name[row.name], level)
+            except DataError as error:
+                found[row.name] = error
+    p_values = {row.name: row.p_value for row in rows if row.name in found}
+    for name, beside in found.items():
+        p_values[name] = 1.0 if isinstance(beside, DataError) else max(p_values[name], beside.p_value)
+    adjusted = adjusted_for_number(p_values)
+    return [
+        _beside(row, found[row.name], control, adjusted)
+        if row.verdict == "better" and row.name in found
+        else row
+        for row in rows
+    ]
+
+
+def _beside(
+    row: Difference, found: Difference | DataError, control: str, adjusted: Mapping[str, float]
+) -> Difference:
+    if isinstance(found, DataError):
         verdict, reason = beside_control(
-            "no effect shown", row.reason, control=control, grounds="", problem=str(error).rstrip(".")
+            "no effect shown", row.reason, control=control, grounds="", problem=str(found).rstrip(".")
         )
-    else:
-        p_text = shown_p(found.p_value)
-        grounds = f"{found.n} pairs, p {p_text if p_text.startswith('<') else f'= {p_text}'}"
-        verdict, reason = beside_control(found.verdict, row.reason, control=control, grounds=grounds)
+        return row.replace(verdict=verdict, reason=reason)
+    p_value = adjusted[row.name]
+    grounds = f"{found.n} pairs, {p_of(found.p_value)}"
+    if len(adjusted) > 1:
+        grounds += f", adjusted {shown_p(p_value)}"
+    shown = found.verdict if p_value < 1 - row.level else "no effect shown"
+    verdict, reason = beside_control(shown, row.reason, control=control, grounds=grounds)
     return row.replace(verdict=verdict, reason=reason)
 
 

@@ -126,10 +126,22 @@ def test_better_must_hold_against_the_control_in_the_words_of_compare(tmp_path: 
     assert json.loads(capsys.readouterr().out)["pairs"][0]["reason"] == hints.reason
     assert main(["report", *paths, "--control", "shuffled", "--out", str(tmp_path / "page.html")]) == 0
     assert "hints against plain: no effect shown" in capsys.readouterr().out
-    assert "what helps is not its signal" in (tmp_path / "page.html").read_text()
+    assert "that its signal helps is not shown" in (tmp_path / "page.html").read_text()
     weak = results_report([*list(given.values())[:2], result("shuffled", [False] * 60)], control="shuffled")
     assert weak.differences[0].verdict == "better"
     assert weak.differences[0].reason.endswith("It also beats the control (60 pairs, p < 0.001).")
+
+
+def test_better_than_the_control_is_adjusted_for_the_number_of_results() -> None:
+    plain = result("plain", [False] * 120)
+    shuffled = result("shuffled", [True] * 60 + [False] * 60)
+    method = result("method", [False] + [True] * 68 + [False] * 51)
+    given = [plain, shuffled, method]
+    assert results_report(given, control="shuffled").differences[1].verdict == "better"
+    others = [result(f"other {n}", [True] * 60 + [False] * 60) for n in range(3)]
+    data = results_report([*given, *others], control="shuffled")
+    assert [row.verdict for row in data.differences] == ["better", *["no effect shown"] * 4]
+    assert "(120 pairs, p = 0.021, adjusted 0.086)" in data.differences[1].reason
 
 
 def test_a_control_without_a_common_item_proves_nothing() -> None:
