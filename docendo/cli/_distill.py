@@ -154,12 +154,11 @@ def command(
     made = None
     if task is not None and (rows is None or objective == "grpo"):
         made = _task(task, settings or [], train=train, test=test, seed=seed)
-    if made is None and (rows is None or (objective == "grpo" and "verified" in rewards)):
+    if made is None and rows is None:
         raise ConfigError(
             "--task is not given",
-            expected="the task of the traces" if rows is None else "the task whose scorer gives the reward",
-            remedy="add --task reasoning_gym:NAME"
-            + (f", or rows with {' and '.join(COLUMNS[objective])} as --data" if rows is None else ""),
+            expected="the task of the traces",
+            remedy=f"add --task reasoning_gym:NAME, or --data with rows of {', '.join(COLUMNS[objective])}",
         )
     with database_of(data) as database:
         if rows is None and made is not None:

@@ -81,5 +81,10 @@ def _reward(name: str, rewards: Mapping[str, float], task: Task | None) -> Any:
                 "--reward length stands alone", expected="--reward verified or exact-label beside it"
             )
         return distill.LengthReward(correct=others[0])
-    assert task is not None  # the command has asked for it
+    if task is None:
+        raise ConfigError(
+            "--task is not given",
+            expected="the task whose scorer gives the reward",
+            remedy="add --task reasoning_gym:NAME, or --reward exact-label",
+        )
     return task.scorer

@@ -16,7 +16,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from docendo.distill import Adapter, Encoded, TrainConfig, encode, train, train_dpo, train_kto
+from docendo.agents import tiny_model
+from docendo.distill import (
+    Adapter,
+    Encoded,
+    TrainConfig,
+    distill_on_policy,
+    encode,
+    train,
+    train_dpo,
+    train_grpo,
+    train_kto,
+)
 from docendo.distill.training._job import Build, Materials
 from docendo.distill.training._models import load_peft, quiet_libraries, seeded
 from docendo.distill.training._preference_methods import Labelled, Pairs, mismatched, spread
@@ -348,9 +359,16 @@ def mail(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_nothing_is_sent(mail: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
-    train_dpo(tiny_model_dir, PAIRS, output=tmp_path / "a", config=QUICK.replace(max_steps=1), quiet=True)
+    options: dict[str, Any] = {"config": QUICK.replace(max_steps=1, warmup_ratio=0.0), "quiet": True}
+    sampled: dict[str, Any] = {"max_completion_length": 3, **options}
+    noise = {"noise": lambda row, text: float(sum(map(ord, text)) % 97)}
+    train_dpo(tiny_model_dir, PAIRS, output=tmp_path / "a", **options)
+    train_kto(tiny_model_dir, ROWS, output=tmp_path / "b", **options)
+    train_grpo(tiny_model_dir, PAIRS, rewards=noise, num_generations=3, output=tmp_path / "c", **sampled)
+    other = tiny_model(tmp_path / "other", seed=1)
+    distill_on_policy(tiny_model_dir, PAIRS, teacher=other, output=tmp_path / "d", **sampled)
     assert mail.empty()
-    # TRL's own trainer would have sent something.
+    # TRL's own trainers would have sent something.
     built, _ = build(Pairs(beta=0.1, loss="sigmoid", nll_weight=0.0), tiny_model_dir, PAIRS, tmp_path)
     assert mail.empty()
     trainer: Any = built.trainer
