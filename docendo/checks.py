@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from docendo.errors import ConfigError, DataError
+from docendo.errors import ConfigError, DataError, UserError
 
 T = TypeVar("T")
 
@@ -89,7 +89,13 @@ def check_kind(name: str, value: object, kind: type | tuple[type, ...], expected
         raise ConfigError(f"{name} is {short(value)}", expected=expected)
 
 
-def entries(name: str, values: Iterable[T], kind: Any = object, expected: str = "a sequence") -> list[T]:
+def entries(
+    name: str,
+    values: Iterable[T],
+    kind: Any = object,
+    expected: str = "a sequence",
+    error: type[UserError] = DataError,
+) -> list[T]:
     """What a sequence holds, or whatever else can be gone through, as a list.
 
     Args:
@@ -97,6 +103,7 @@ def entries(name: str, values: Iterable[T], kind: Any = object, expected: str = 
         values: The sequence.
         kind: The type, or types, of each entry.
         expected: What they should be, for the error.
+        error: `ConfigError` of settings.
 
     Raises:
         DataError: if it is text or no sequence, or an entry is of another type.
@@ -111,11 +118,11 @@ def entries(name: str, values: Iterable[T], kind: Any = object, expected: str = 
     """
     given: object = values
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise DataError(f"{name} is {short(given)}", expected=expected)
+        raise error(f"{name} is {short(given)}", expected=expected)
     found = list(values)
     for place, entry in enumerate(found):
         if not isinstance(entry, kind):
-            raise DataError(f"{name}[{place}] is {short(entry)}", expected=expected)
+            raise error(f"{name}[{place}] is {short(entry)}", expected=expected)
     return found
 
 

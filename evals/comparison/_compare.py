@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from docendo.errors import ConfigError, DataError
+from docendo.checks import check_kind
+from docendo.errors import DataError
 from docendo.evals.comparison._outcome import shown_p
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.statistics import detectable_difference, mcnemar, tango, wilson
@@ -132,10 +133,7 @@ def compare(before: EvalResult, after: EvalResult, *, level: float = 0.95) -> Pa
         The interval, +35.2 to +64.8 points, excludes zero and McNemar's test agrees (p < 0.001).
     """
     for name, given in (("before", before), ("after", after)):
-        if not isinstance(given, EvalResult):
-            raise ConfigError(
-                f"{name} is a {type(given).__name__}", expected="an EvalResult, as evaluate returns"
-            )
+        check_kind(name, given, EvalResult, "an EvalResult, as evaluate returns")
     if before.scorer != after.scorer:
         raise DataError(
             f"{before.name!r} was scored by {before.scorer!r} and {after.name!r} by {after.scorer!r}",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from docendo.checks import is_number
+from docendo.checks import is_number, short
 from docendo.errors import ConfigError
 from docendo.evals.comparison._meter import UNITS, Unit
 from docendo.evals.harness._records import EvalRecord
@@ -42,20 +42,20 @@ class Rules(Record):
         """
         for name in (self.baseline, self.control):
             if name is not None and not (isinstance(name, str) and name in arms):
-                raise ConfigError(f"there is no arm {name!r}", expected=f"one of {', '.join(arms)}")
+                raise ConfigError(f"there is no arm {short(name)}", expected=f"one of {', '.join(arms)}")
         if self.control == self.baseline:
             raise ConfigError(f"{self.control!r} is the baseline and the control", expected="two arms")
         if not callable(self.metric) and self.metric not in _METRICS:
             raise ConfigError(
-                f"metric is {self.metric!r}",
+                f"metric is {short(self.metric)}",
                 expected=f"one of {', '.join(_METRICS)}, or a function of a record",
             )
         if self.direction not in get_args(Direction):
-            raise ConfigError(f"direction is {self.direction!r}", expected='"more" or "less"')
+            raise ConfigError(f"direction is {short(self.direction)}", expected='"more" or "less"')
         if self.unit not in UNITS:
-            raise ConfigError(f"unit is {self.unit!r}", expected=f"one of {', '.join(UNITS)}")
+            raise ConfigError(f"unit is {short(self.unit)}", expected=f"one of {', '.join(UNITS)}")
         if not (is_number(self.level) and 0 < self.level < 1):
-            raise ConfigError(f"level is {self.level!r}", expected="between 0 and 1, such as 0.95")
+            raise ConfigError(f"level is {short(self.level)}", expected="between 0 and 1, such as 0.95")
         return self
 
     @property

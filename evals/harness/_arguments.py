@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from docendo.checks import is_count, short
+from docendo.checks import given_path, is_count, short
 from docendo.errors import ConfigError, DataError
 from docendo.evals.items._tasks import Task
 from docendo.records import Item, SamplingParams
@@ -60,12 +60,7 @@ def folder_of(folder: str | Path | None) -> Path | None:
     Raises:
         ConfigError: if it is none.
     """
-    given: object = folder
-    if given is None:
-        return None
-    if not isinstance(given, (str, Path)) or not str(given):
-        raise ConfigError(f"folder is {short(given)}", expected="a path")
-    return Path(given)
+    return None if folder is None else given_path("folder", folder)
 
 
 def require_settings(*, name: Any, samples: Any, concurrency: Any, sampling: Any) -> None:

@@ -10,6 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from docendo.checks import given_path
 from docendo.errors import DataError, IntegrityError, StorageError
 from docendo.evals.harness._measured import Measured
 from docendo.evals.harness._records import COSTS, EvalRecord
@@ -201,7 +202,7 @@ class EvalResult(Measured, Record):
         Raises:
             StorageError: if the folder cannot be written.
         """
-        folder = Path(path)
+        folder = given_path("path", path)
         rows = [record.to_json() for record in self.records]
         costs = [{"item": row["item"], **{name: row.pop(name) for name in COSTS}} for row in rows]
         write_text(folder / _ITEMS, _lines(rows))
@@ -217,7 +218,7 @@ class EvalResult(Measured, Record):
             DataError: if the folder holds no result.
             IntegrityError: if the records are not those that the summary was written for.
         """
-        folder = Path(path)
+        folder = given_path("path", path)
         summary, lines = _read(folder, _SUMMARY), _read(folder, _ITEMS).splitlines()
         try:
             facts = json.loads(summary)

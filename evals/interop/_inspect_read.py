@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docendo.checks import given_path
 from docendo.errors import ConfigError, DataError, DocendoError, MissingExtra
 from docendo.evals.harness._records import EvalRecord, Sample
 from docendo.evals.harness._results import EvalResult
@@ -57,7 +58,8 @@ def read_inspect_log(
         >>> print(read_inspect_log(path))
         before: 75.0 % (3/4, 95 % interval 30.1 % to 95.4 %)
     """
-    log = _read(Path(path))
+    path = given_path("path", path)
+    log = _read(path)
     samples = _chosen(log, path, epoch)
     scorer = _scorer(samples, scorer, path)
     groups: dict[str, list[Any]] = {}

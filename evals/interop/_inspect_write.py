@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from docendo.checks import check_kind, given_path
 from docendo.errors import ConfigError, DataError, MissingExtra, StorageError
 from docendo.evals.harness._records import EvalRecord
 from docendo.evals.harness._records import Sample as OneAnswer
 from docendo.evals.harness._results import EvalResult
+from docendo.evals.items._given import given_items
 from docendo.evals.items._tasks import reference
 from docendo.hashing import digest
 from docendo.records import Item, Usage
@@ -65,10 +67,12 @@ def to_inspect_log(
         from inspect_ai.log import write_eval_log
     except ModuleNotFoundError as error:
         raise MissingExtra("inspect_ai", "inspect") from error
-    path = Path(path)
+    check_kind("result", result, EvalResult, "an EvalResult, as evaluate returns")
+    check_kind("created", created, (datetime, type(None)), "a datetime")
+    path = given_path("path", path)
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"the log is to be {path.name!r}", expected=f"a name in {' or '.join(SUFFIXES)}")
-    known = {item.id: item for item in items}
+    known = {item.id: item for item in given_items(items)}
     if known and (missing := [record.item for record in result.records if record.item not in known]):
         raise DataError(f"item {missing[0]} of {result.name!r} is not among the items given")
     log = _log(result, known, (created or datetime.now(UTC)).astimezone(UTC).isoformat())

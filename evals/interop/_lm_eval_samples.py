@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docendo.checks import given_path, short
 from docendo.errors import ConfigError, DataError
 from docendo.evals.harness._records import EvalRecord
 from docendo.evals.harness._results import EvalResult
@@ -52,7 +53,7 @@ def read_lm_eval_samples(
         >>> print(read_lm_eval_samples(folder, name="before"))
         before: 50.0 % (2/4, 95 % interval 15.0 % to 85.0 %)
     """
-    file = _file(Path(path), task)
+    file = _file(given_path("path", path), task)
     rows = _rows(file)
     metric, rows = _measured(rows, metric, file)
     facts = _facts(file)
@@ -157,8 +158,8 @@ def _measured(rows: list[dict[str, Any]], metric: str | None, file: Path) -> tup
         raise DataError(f"{file} says of no metric", expected="samples as lm-eval 0.4.9 or later logs them")
     if metric is None and len(offered) == 1:
         metric = next(iter(offered))
-    if metric not in named:
-        seen = "several metrics" if metric is None else f"no metric {metric!r}"
+    if not isinstance(metric, str) or metric not in named:
+        seen = "several metrics" if metric is None else f"no metric {short(metric)}"
         raise ConfigError(f"{file} has {seen}", expected=f"metric= one of {', '.join(offered)}")
     key, kept = named[metric]
     # Under one name whether the filter was named or not, so that both can be compared.

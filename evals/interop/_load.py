@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from docendo.checks import given_path
 from docendo.errors import ConfigError, DataError, StorageError
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.interop._inspect_read import read_inspect_log
@@ -40,7 +41,7 @@ def load_result(
     Example:
         >>> compare(load_result("runs/before"), load_result("runs/after"))       # doctest: +SKIP
     """
-    path = Path(path)
+    path = given_path("path", path)
     kind = _kind(path)
     given = {"metric": metric, "task": task, "epoch": epoch}
     allowed = {"docendo": (), "inspect_ai": ("metric", "epoch"), "lm-eval": ("metric", "task")}[kind]

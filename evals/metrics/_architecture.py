@@ -16,7 +16,8 @@ from docendo.errors import ConfigError, DataError
 from docendo.evals.metrics._architecture_choice import held_out, judged, r2, shuffled_r2
 from docendo.evals.metrics._architecture_regression import Regression
 from docendo.evals.metrics._architecture_runs import ArchitectureRun, checked
-from docendo.evals.metrics._measures import Measure, check_resampling
+from docendo.evals.metrics._measures import Measure
+from docendo.evals.statistics._checks import check_resampling
 from docendo.records import Record
 
 
@@ -122,7 +123,7 @@ class ArchitectureModel(Record):
             raise ConfigError(f"alpha is {alpha!r}", expected="0 or more")
         if not is_count(shuffles) or shuffles < 0:
             raise ConfigError(f"shuffles is {shuffles!r}", expected="0 or more")
-        check_resampling(resamples, level)
+        check_resampling(resamples, seed, level)
         runs = checked(runs, single)
         scores = [run.score for run in runs]
         regression = Regression.fit(runs, scores, alpha=alpha)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from docendo.checks import is_count, is_number
-from docendo.errors import ConfigError, DataError
+from docendo.checks import entries, is_number, short
+from docendo.errors import DataError
 from docendo.evals.metrics._measures import Measure
 from docendo.evals.statistics import paired_bootstrap, wilson
+from docendo.evals.statistics._checks import check_resampling
 
 
 def share(successes: int, n: int, level: float, *, of: str = "items") -> Measure:
@@ -38,7 +39,11 @@ def mean(
         shares: Whether the values are shares of right answers. If they are all 0 or 1, the interval is
             Wilson's: where all agree the bootstrap would claim to be certain.
         reason: Why there is no value, if there is none.
+
+    Raises:
+        ConfigError: if a setting is out of range.
     """
+    check_resampling(resamples, seed, level)
     if not values:
         return Measure(value=None, reason=reason, level=level)
     if shares and set(values) <= {0.0, 1.0}:
@@ -56,10 +61,8 @@ def rows(name: str, values: Any) -> list[Any]:
     Raises:
         DataError: if it is a text or no sequence.
     """
-    given: object = values
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise DataError(f"{name} is {given!r}", expected="a sequence")
-    return [entry.item() if getattr(entry, "ndim", None) == 0 else entry for entry in given]
+    found = entries(name, values)
+    return [entry.item() if getattr(entry, "ndim", None) == 0 else entry for entry in found]
 
 
 def flags(name: str, values: Any) -> list[bool]:
@@ -71,7 +74,7 @@ def flags(name: str, values: Any) -> list[bool]:
     found = rows(name, values)
     for position, value in enumerate(found):
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
-            raise DataError(f"{name}[{position}] is {value!r}", expected="True or False")
+            raise DataError(f"{name}[{position}] is {short(value)}", expected="True or False")
     return [bool(value) for value in found]
 
 
@@ -84,7 +87,7 @@ def finite(name: str, values: Any) -> list[float]:
     found = rows(name, values)
     for position, value in enumerate(found):
         if not (isinstance(value, bool) or is_number(value)):
-            raise DataError(f"{name}[{position}] is {value!r}", expected="a finite number")
+            raise DataError(f"{name}[{position}] is {short(value)}", expected="a finite number")
     return [float(value) for value in found]
 
 
@@ -97,7 +100,7 @@ def probabilities(name: str, values: Any) -> list[float]:
     found = finite(name, values)
     for position, value in enumerate(found):
         if not 0 <= value <= 1:
-            raise DataError(f"{name}[{position}] is {value!r}", expected="a number from 0 to 1")
+            raise DataError(f"{name}[{position}] is {short(value)}", expected="a number from 0 to 1")
     return found
 
 
@@ -112,14 +115,3 @@ def same_length(**lists: Sequence[Any]) -> int:
         seen = " and ".join(f"{name} has {length}" for name, length in lengths.items())
         raise DataError(f"{seen} entries", expected="the same number, at least one")
     return next(iter(lengths.values()))
-
-
-def at_least(name: str, value: Any, least: int) -> int:
-    """A whole number that is not too small.
-
-    Raises:
-        ConfigError: if it is.
-    """
-    if not is_count(value) or value < least:
-        raise ConfigError(f"{name} is {value!r}", expected=f"a whole number, at least {least}")
-    return int(value)

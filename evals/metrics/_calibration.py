@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from docendo.checks import check_count
 from docendo.errors import DataError
 from docendo.evals.metrics._basics import (
-    at_least,
     flags,
     mean,
     probabilities,
@@ -18,6 +18,7 @@ from docendo.evals.metrics._basics import (
 )
 from docendo.evals.metrics._measures import Measure
 from docendo.evals.statistics import wilson
+from docendo.evals.statistics._checks import check_resampling
 from docendo.records import Record
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Resampled counts held in memory at once, in cells (8 bytes each).
 _CELLS = 4_000_000
+# Bins take memory for each answer.
+_MOST_BINS = 1000
 # Room for the rounding of a softmax in half precision.
 _SUM = 5e-3
 
@@ -135,8 +138,8 @@ def calibration(
     """
     import numpy as np
 
-    at_least("bins", bins, 1)
-    at_least("resamples", resamples, 100)
+    check_resampling(resamples, seed, level)
+    check_count("bins", bins, 1, _MOST_BINS)
     given = rows("predictions", predictions)
     if given and not isinstance(given[0], (bool, int, float)):
         confidence, right, brier, nll = _of_classes(given, outcomes)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-from docendo.checks import is_number
+from docendo.checks import entries, is_number, short
 from docendo.errors import ConfigError, DataError
 from docendo.evals.metrics._coordination_efforts import Budget, ItemEffort, Outcomes, Posted, item_efforts
 from docendo.evals.metrics._coordination_overlap import Embedder
 from docendo.evals.metrics._coordination_report import METRICS, NO_BASELINE, CoordinationReport
-from docendo.evals.metrics._measures import Measure, check_resampling, measured, resampled_means
+from docendo.evals.metrics._measures import Measure, measured, resampled_means
+from docendo.evals.statistics._checks import check_resampling
 from docendo.records import Trace
 
 #: Budgets that differ by at most this share are equal.
@@ -77,13 +78,14 @@ def coordination_metrics(
         >>> report.overhead.value, report.efficiency.value, report.error_amplification.value
         (50.0, 0.6666666666666666, 0.0)
     """
-    check_resampling(resamples, level)
+    check_resampling(resamples, seed, level)
     if budget not in get_args(Budget):
-        raise ConfigError(f"budget is {budget!r}", expected=f"one of {', '.join(get_args(Budget))}")
+        raise ConfigError(f"budget is {short(budget)}", expected=f"one of {', '.join(get_args(Budget))}")
     if not is_number(tolerance) or tolerance < 0:
-        raise ConfigError(f"tolerance is {tolerance!r}", expected="a share of 0 or more, such as 0.02")
+        raise ConfigError(f"tolerance is {short(tolerance)}", expected="a share of 0 or more, such as 0.02")
     efforts = item_efforts(traces, outcomes, posts=posts, embedder=embedder)
-    pairs, failed, unpaired = _paired(efforts, baseline)
+    others = None if baseline is None else entries("baseline", baseline, ItemEffort, "efforts of items")
+    pairs, failed, unpaired = _paired(efforts, others)
     columns = _columns(pairs, budget, with_baseline=baseline is not None)
     measures = _measures(columns, resamples=resamples, level=level, seed=seed)
     return CoordinationReport(

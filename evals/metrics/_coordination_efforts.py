@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar
 
+from docendo.checks import entries, short
 from docendo.errors import DataError
 from docendo.evals.metrics._coordination_overlap import Embedder, redundancies, word_overlap
 from docendo.records import Record, Trace, Usage
+
+T = TypeVar("T")
 
 
 class Judged(Protocol):
@@ -170,7 +173,7 @@ def _single_turns(outcomes: Outcomes) -> tuple[ItemEffort, ...]:
         raise DataError(
             "there are neither traces nor records", expected="records of an EvalResult, which hold the usage"
         )
-    records = list(outcomes)
+    records = _records(outcomes)
     _results(records)
     return tuple(
         ItemEffort(
@@ -187,11 +190,24 @@ def _single_turns(outcomes: Outcomes) -> tuple[ItemEffort, ...]:
 def _results(outcomes: Outcomes) -> dict[str, bool | None]:
     if isinstance(outcomes, Mapping):
         return {str(item): _result(item, outcome) for item, outcome in outcomes.items()}
-    records = list(outcomes)
+    records = _records(outcomes)
     twice = [item for item, n in Counter(record.item for record in records).items() if n > 1]
     if twice:
         raise DataError(f"item {twice[0]} has more than one outcome", expected="each item once")
     return {record.item: record.correct for record in records}
+
+
+def _records(outcomes: Iterable[Judged]) -> list[Judged]:
+    return _having("outcomes", outcomes, ("item", "correct", "usage"), "records of an EvalResult")
+
+
+def _having(name: str, values: Iterable[T], fields: Sequence[str], expected: str) -> list[T]:
+    """The values as a list, each with these fields."""
+    found = entries(name, values, expected=expected)
+    for place, value in enumerate(found):
+        if not all(hasattr(value, field) for field in fields):
+            raise DataError(f"{name}[{place}] is {short(value)}", expected=expected)
+    return found
 
 
 def _result(item: object, outcome: object) -> bool | None:
@@ -214,7 +230,7 @@ def _turns(traces: Iterable[Trace]) -> tuple[dict[str, list[Trace]], dict[str, s
     turns: dict[str, list[Trace]] = defaultdict(list)
     authors: dict[str, str] = {}
     runs: dict[str, str] = {}
-    for trace in traces:
+    for trace in entries("traces", traces, Trace, "turns, such as run.traces()"):
         if trace.id in authors:
             raise DataError(f"trace {trace.id!r} is given twice", expected="each trace once")
         authors[trace.id] = trace.author.agent
@@ -231,7 +247,7 @@ def _turns(traces: Iterable[Trace]) -> tuple[dict[str, list[Trace]], dict[str, s
 
 def _parents(posts: Iterable[Posted]) -> dict[str, set[str]]:
     """For each turn whose text was posted, the turns whose texts stand in the post's parents."""
-    given = list(posts)
+    given = _having("posts", posts, ("id", "parents", "traces", "body"), "posts of a board")
     held = {
         post.id: {*post.traces, *([post.body["trace"]] if "trace" in post.body else [])} for post in given
     }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from docendo.evals.metrics._basics import (
-    at_least,
     finite,
     flags,
     probabilities,
@@ -16,6 +15,7 @@ from docendo.evals.metrics._basics import (
 )
 from docendo.evals.metrics._measures import Measure
 from docendo.evals.statistics import wilson
+from docendo.evals.statistics._checks import check_resampling
 from docendo.records import Record
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def coverage_risk(
     """
     import numpy as np
 
-    at_least("resamples", resamples, 100)
+    check_resampling(resamples, seed, level)
     scores, right = finite("confidences", confidences), flags("correct", correct)
     n = same_length(confidences=scores, correct=right)
     values, place = np.unique(-np.array(scores), return_inverse=True)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from docendo.checks import check_count
 from docendo.errors import DataError
-from docendo.evals.metrics._basics import at_least, finite, mean, rows, same_length
+from docendo.evals.metrics._basics import finite, mean, rows, same_length
 from docendo.evals.metrics._measures import Measure
 from docendo.evals.metrics._similarity import (
     Tokens,
@@ -20,7 +21,11 @@ from docendo.evals.metrics._similarity import (
     spread_of_mappings,
     spread_of_rows,
 )
+from docendo.evals.statistics._checks import check_resampling
 from docendo.records import Record
+
+# No text is that long.
+_MOST_ORDERS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +128,9 @@ def diversity(
         >>> print(f"{report.per_input.embedding.value:.2f}")
         0.50
     """
-    at_least("vocabulary", vocabulary, 2)
-    at_least("orders", orders, 1)
+    check_resampling(resamples, seed, level)
+    check_count("vocabulary", vocabulary, 2)
+    check_count("orders", orders, 1, _MOST_ORDERS)
     texts = _table("samples", samples, None)
     for number, row in enumerate(texts):
         if not all(isinstance(text, str) for text in row):

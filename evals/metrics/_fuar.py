@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from docendo.checks import check_kind, short
 from docendo.errors import DataError
-from docendo.evals.metrics._measures import Measure, check_resampling, measured, resampled_means
+from docendo.evals.metrics._measures import Measure, measured, resampled_means
+from docendo.evals.statistics._checks import check_resampling
 from docendo.hashing import derive_seed
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def fuar(
     """
     import numpy as np
 
-    check_resampling(resamples, level)
+    check_resampling(resamples, seed, level)
     kinds = _checked(before, after)
     pairs = {kind: (_probes(before[kind], kind), _probes(after[kind], kind)) for kind in kinds}
     for kind, (old, new) in pairs.items():
@@ -83,6 +85,8 @@ def _without_interval(value: float, level: float) -> Measure:
 
 
 def _checked(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> list[str]:
+    for name, scores in (("before", before), ("after", after)):
+        check_kind(name, scores, Mapping, "scores by kind of knowledge")
     kinds = [kind for kind in _KINDS if kind in before]
     known = set(before) == set(after) == set(kinds)
     if not known or "invariant" not in kinds or len(kinds) < 2:
@@ -98,11 +102,11 @@ def _probes(scores: Any, kind: str) -> Numbers:
 
     try:
         found = np.asarray(scores, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.array([np.nan])
     if found.ndim > 1 or not found.size or not np.isfinite(found).all() or isinstance(scores, str):
         raise DataError(
-            f"the scores of {kind!r} are {scores!r}"[:200], expected="a finite number, or some of them"
+            f"the scores of {kind!r} are {short(scores)}", expected="a finite number, or some of them"
         )
     return found
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from docendo.errors import ConfigError
 from docendo.records import Record
 
 if TYPE_CHECKING:
@@ -58,18 +57,6 @@ class Measure(Record):
 
 def _number(value: float) -> str:
     return f"{value + 0.0:.3f}" if abs(value) < 100 else f"{value:,.1f}"
-
-
-def check_resampling(resamples: int, level: float) -> None:
-    """Checks the settings that all bootstrap intervals share.
-
-    Raises:
-        ConfigError: if one is out of range.
-    """
-    if resamples < 100:
-        raise ConfigError(f"resamples is {resamples}", expected="at least 100")
-    if not 0 < level < 1:
-        raise ConfigError(f"level is {level!r}", expected="between 0 and 1, such as 0.95")
 
 
 def resampled_means(columns: Numbers, *, resamples: int, seed: int) -> Numbers:

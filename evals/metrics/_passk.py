@@ -13,8 +13,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from docendo.checks import check_count
 from docendo.errors import DataError
-from docendo.evals.metrics._basics import at_least, finite, flags, mean, rows, same_length
+from docendo.evals.metrics._basics import finite, flags, mean, rows, same_length
 from docendo.evals.metrics._measures import Measure
 
 
@@ -128,7 +129,7 @@ def majority_at_k(
         >>> majority_at_k([["7", "7", "8"]], [[True, True, False]], 2).value  # 7 7, or twice a tie
         0.6666666666666666
     """
-    at_least("k", k, 1)
+    check_count("k", k, 1)
     given, right = rows("answers", answers), rows("correct", correct)
     same_length(answers=given, correct=right)
     items = []
@@ -168,7 +169,7 @@ def best_of_n(
         >>> best_of_n([[True, False, False]], [[0.9, 0.5, 0.1]], 2).value  # drawn in two of three pairs
         0.6666666666666666
     """
-    at_least("n", n, 1)
+    check_count("n", n, 1)
     good, scored = rows("correct", correct), rows("scores", scores)
     same_length(correct=good, scores=scored)
     items, graded = [], True
@@ -181,7 +182,7 @@ def best_of_n(
 
 
 def _over_items(correct: Any, k: int, measure: Callable[[list[bool]], float], **settings: Any) -> Measure:
-    at_least("k", k, 1)
+    check_count("k", k, 1)
     items = [flags(f"correct[{item}]", samples) for item, samples in enumerate(rows("correct", correct))]
     same_length(correct=items)
     for item, right in enumerate(items):

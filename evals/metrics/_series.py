@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from docendo.checks import is_count, is_number
-from docendo.errors import ConfigError, DataError
+from docendo.checks import check_count, entries, is_number, short
+from docendo.errors import DataError
 from docendo.evals.metrics._measures import Measure
 
 # They follow LeanAgent (Kumarappan et al. 2025, arXiv 2410.06209), which takes the first two from De Lange
@@ -82,8 +82,7 @@ def forgetting_resilience(scores: Sequence[float]) -> Measure:
 
 def _largest(scores: Sequence[float], window: int) -> Measure:
     """The largest rise within a window, at least 0."""
-    if not is_count(window) or window < 1:
-        raise ConfigError(f"window is {window!r}", expected="1 or more")
+    check_count("window", window, 1)
     if len(scores) < 2:
         return Measure(value=None, reason="there is only one stage")
     rises = (scores[n] - min(scores[max(0, n - window) : n]) for n in range(1, len(scores)))
@@ -91,7 +90,7 @@ def _largest(scores: Sequence[float], window: int) -> Measure:
 
 
 def _checked(scores: Sequence[float]) -> list[float]:
-    found = list(scores)
+    found = entries("scores", scores, expected="finite numbers")
     if not found or not all(map(is_number, found)):
-        raise DataError(f"the scores are {found}"[:200], expected="finite numbers, at least one")
+        raise DataError(f"the scores are {short(found)}", expected="finite numbers, at least one")
     return [float(score) for score in found]

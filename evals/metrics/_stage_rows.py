@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
+from docendo.checks import entries
 from docendo.errors import DataError
 
 #: Index of a stage, or a model beside the stages.
@@ -106,3 +107,21 @@ def _paired(task: str, rows: Mapping[str, Evaluated]) -> tuple[dict[str, tuple[f
         )
     scores = {name: tuple(float(row[item] is True) for item in common) for name, row in answers.items()}
     return scores, len(everything) - len(common)
+
+
+def as_tuples(tasks: Any, scores: Any, **extra: Any) -> dict[str, Any]:
+    """The names of the tasks and the rows of scores as tuples, whatever sequences they are given in.
+
+    Raises:
+        DataError: if one is no sequence, or a name is no text.
+    """
+    rows = {
+        name: None if row is None else tuple(entries(f"the scores of {name}", row))
+        for name, row in extra.items()
+    }
+    stages = enumerate(entries("scores", scores))
+    return {
+        "tasks": tuple(entries("tasks", tasks, str, "names of tasks")),
+        "scores": tuple(tuple(entries(f"the scores of stage {t}", row)) for t, row in stages),
+        **rows,
+    }

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
-from docendo.checks import is_number
+from docendo.checks import is_number, short
 from docendo.errors import DataError
-from docendo.evals.metrics._measures import Measure, check_resampling, measured, resampled_means
-from docendo.evals.metrics._stage_rows import Row, Stage, collected
+from docendo.evals.metrics._measures import Measure, measured, resampled_means
+from docendo.evals.metrics._stage_rows import Row, Stage, as_tuples, collected
+from docendo.evals.statistics._checks import check_resampling
 from docendo.hashing import derive_seed
 from docendo.records import Record
 
@@ -74,6 +75,9 @@ class StageMatrix(Record):
 
     def __post_init__(self) -> None:
         """Checks the shape, and that every score is a number."""
+        given = {name: getattr(self, name) for name in ("scores", "base", "joint", "chance")}
+        for name, value in as_tuples(self.tasks, **given).items():
+            object.__setattr__(self, name, value)
         if len(set(self.tasks)) != len(self.tasks) or not 1 <= len(self.scores) <= len(self.tasks):
             raise DataError(
                 f"there are {len(self.scores)} stages for the tasks {', '.join(self.tasks) or 'none'}",
@@ -84,7 +88,8 @@ class StageMatrix(Record):
         for name, row in (*named, *((name, row) for name, row in extra if row is not None)):
             if len(row) != len(self.tasks) or not all(score is None or is_number(score) for score in row):
                 raise DataError(
-                    f"the scores of {name} are {row}", expected=f"{len(self.tasks)} finite numbers or None"
+                    f"the scores of {name} are {short(row)}",
+                    expected=f"{len(self.tasks)} finite numbers or None",
                 )
         for task, rows in self.items.items():
             self._check_items(task, rows)
@@ -241,7 +246,7 @@ class StageMatrix(Record):
         level: float = 0.95,
         seed: int = 0,
     ) -> Measure:
-        check_resampling(resamples, level)
+        check_resampling(resamples, seed, level)
         value = formula(self.score)
         if value is None:
             return Measure(value=None, reason="there is only one stage", level=level)

@@ -14,7 +14,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from docendo.checks import is_count, is_number
+from docendo.checks import check_kind, entries, given_path, is_count, is_number, short
 from docendo.errors import ConfigError, DataError
 from docendo.evals.items._tasks import Task
 from docendo.evals.metrics._two_phase_state import (
@@ -87,17 +87,15 @@ class TwoPhase:
         maximise: bool = True,
         state: str | Path | None = None,
     ) -> None:
+        check_kind("metric", metric, str, "the name of the score")
+        check_kind("maximise", maximise, bool, "True or False")
         self.metric, self.maximise = metric, maximise
-        self.seeds = tuple(sorted(seeds))
-        if not seeds or not all(map(is_count, seeds)) or len(set(seeds)) < len(seeds):
-            raise ConfigError(
-                f"the seeds are {list(seeds)}", expected="different whole numbers, at least one"
-            )
+        self.seeds = _seeds(seeds)
         self._tune, self._evaluate = _families(tune, "tune"), _families(evaluate, "evaluate")
         check_disjoint(self._tune.values(), self._evaluate.values())
         self.configs = self._affordable(_configs(search_space), budget)
         self._ledger = Ledger(
-            Path(state) if state is not None else None,
+            None if state is None else given_path("state", state),
             {
                 "configs": list(self.configs),
                 "tune": [_identity(family) for family in self._tune.values()],
@@ -118,9 +116,9 @@ class TwoPhase:
         cost = len(self._tune) * len(self.seeds)
         if not is_count(budget) or budget < 2 * cost:
             raise ConfigError(
-                f"budget is {budget!r} runs, and a setting takes {cost}", expected=f"at least {2 * cost}"
+                f"budget is {short(budget)} runs, and a setting takes {cost}", expected=f"at least {2 * cost}"
             )
-        return dict(itertools.islice(configs.items(), budget // cost))
+        return dict(itertools.islice(configs.items(), min(budget // cost, len(configs))))
 
     def _check_frozen(self) -> None:
         """What was frozen must still follow from what phase 1 found."""
@@ -243,11 +241,19 @@ class TwoPhase:
         )
 
 
+def _seeds(given: Sequence[int]) -> tuple[int, ...]:
+    seeds = entries("seeds", given, error=ConfigError)
+    if not seeds or not all(map(is_count, seeds)) or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"the seeds are {short(seeds)}", expected="different whole numbers, at least one")
+    return tuple(sorted(seeds))
+
+
 def _families(given: Sequence[Family], name: str) -> dict[str, Family]:
-    if isinstance(given, str) or not given:
-        raise ConfigError(f"{name} is {given!r}", expected="names or tasks, at least one")
-    found = {family_name(family): family for family in given}
-    if len(found) < len(given):
+    families = entries(name, given, expected="names or tasks, at least one", error=ConfigError)
+    if not families:
+        raise ConfigError(f"{name} is []", expected="names or tasks, at least one")
+    found = {family_name(family): family for family in families}
+    if len(found) < len(families):
         raise ConfigError(f"{name} has a family twice", expected="each family once")
     return dict(sorted(found.items()))
 
@@ -264,7 +270,10 @@ def _configs(space: Mapping[str, Sequence[Any]] | Sequence[Config]) -> dict[str,
                 raise ConfigError(f"the values of {name!r} are {values!r}", expected="a list, not empty")
         chosen = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
     else:
-        chosen = [dict(config) for config in space]
+        chosen = [
+            dict(config)
+            for config in entries("search_space", space, Mapping, "settings by name", ConfigError)
+        ]
     found = {_hash(config): config for config in chosen}
     if len(found) < len(chosen) or len(chosen) < 2:
         raise ConfigError(
@@ -279,5 +288,5 @@ def _hash(config: Config) -> str:
         return digest("two-phase config", dict(config))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"the settings {config!r} cannot be stored ({error})", expected="JSON values"
+            f"the settings {short(config)} cannot be stored ({error})", expected="JSON values"
         ) from error

@@ -14,6 +14,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
+from docendo.checks import check_kind
 from docendo.evals.comparison._compare import PairedComparison
 from docendo.evals.reports._axes import clipped, short
 from docendo.evals.reports._charts import (
@@ -43,12 +44,16 @@ _UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069
 def report(data: ReportData) -> str:
     """Returns the report as one HTML page: no script, no outside resource, light and dark.
 
+    Raises:
+        ConfigError: if the data are something else.
+
     Example:
         >>> from docendo.evals import ReportData
         >>> page = report(ReportData(title="demo <1>"))
         >>> "demo &lt;1&gt;</h1>" in page, "<script" in page
         (True, False)
     """
+    check_kind("data", data, ReportData, "ReportData, as from results_report")
     return _environment().get_template("report.html.j2").render(data=data, **_view(data))
 
 

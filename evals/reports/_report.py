@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from docendo.checks import entries, is_number, short
+from docendo.errors import DataError
 from docendo.evals.comparison._compare import PairedComparison
 from docendo.evals.harness._results import EvalCost, EvalResult
 from docendo.evals.reports._parts import (
@@ -173,6 +175,9 @@ def blame_of(results: Iterable[EvalResult]) -> tuple[tuple[str, int], ...]:
 def costs(ledger: Iterable[Mapping[str, Any]]) -> tuple[Cost, ...]:
     """Sums the rows of `Engine.ledger()` by role, in order of first use.
 
+    Raises:
+        DataError: if a row is no mapping, or what it counts is no number.
+
     Example:
         >>> rows = [{"role": "student", "calls": 2, "generated_tokens": 9}, {"role": "student", "calls": 1}]
         >>> costs(rows)[0].calls
@@ -180,9 +185,11 @@ def costs(ledger: Iterable[Mapping[str, Any]]) -> tuple[Cost, ...]:
     """
     sums: dict[tuple[str, str | None], dict[str, Any]] = {}
     fields = ("calls", "prompt_tokens", "cached_tokens", "generated_tokens", "seconds")
-    for row in ledger:
+    for place, row in enumerate(entries("ledger", ledger, Mapping, "rows of Engine.ledger()")):
         role, adapter = str(row.get("role") or "other"), row.get("adapter")
         total = sums.setdefault((role, adapter), dict.fromkeys(fields, 0))
         for name in fields:
-            total[name] += row.get(name, 0)
+            if not is_number(count := row.get(name, 0)):
+                raise DataError(f"{name} of ledger[{place}] is {short(count)}", expected="a number")
+            total[name] += count
     return tuple(Cost(role=role, adapter=adapter, **total) for (role, adapter), total in sums.items())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
+from docendo.checks import entries
 from docendo.errors import ConfigError, DataError
 from docendo.evals.harness._results import EvalCost, EvalResult
 from docendo.evals.reports._differences import differences_of
@@ -16,6 +17,7 @@ from docendo.evals.reports._sections import confidence_of, sample_curves, strata
 from docendo.evals.reports._sources import Source, named_apart, read_source
 from docendo.evals.reports._subjects import Subject, mean_of
 from docendo.evals.reports._transcripts import changes
+from docendo.evals.statistics._checks import check_level, check_seed
 
 #: Questions shown of each kind for one pair and over all pairs: a page should stay readable and small.
 _MOST_QUESTIONS, _QUESTIONS = 4, 12
@@ -76,7 +78,9 @@ def results_report(
         >>> [(row.name, row.verdict) for row in data.differences], data.changes[0].up
         ([('taught', 'better')], 20)
     """
-    given = [results] if isinstance(results, (str, Path, EvalResult)) else results
+    check_level(level)
+    check_seed(seed)
+    given = [results] if isinstance(results, (str, Path, EvalResult)) else entries("results", results)
     sources = named_apart([read_source(each, load=load) for each in given])
     if not sources:
         raise DataError("there is nothing to report on", expected="at least one result")

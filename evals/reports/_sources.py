@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from docendo.checks import given_path
 from docendo.errors import DataError, StorageError
 from docendo.evals.comparison._outcome import Outcome
 from docendo.evals.harness._records import EvalRecord
@@ -65,7 +66,7 @@ def read_source(
     """
     if isinstance(given, EvalResult):
         return Source(place="", subjects=(Subject(name=given.name or given.task, results=(given,)),))
-    folder = Path(given)
+    folder = given_path("a result", given)
     if (folder / _OUTCOME).exists() or (folder / _SETTINGS).exists():
         return _comparison(folder)
     if (folder / _REPORT).exists():

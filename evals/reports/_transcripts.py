@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from docendo.checks import check_count, check_kind
 from docendo.evals.harness._records import EvalRecord
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.reports._parts import Changes, Transcript
@@ -15,7 +16,13 @@ def transcripts(before: EvalResult, after: EvalResult, *, most: int = 5) -> tupl
 
     In turn: the first that became right, that stayed wrong, that became wrong, that stayed right;
     then the second of each, until there are `most`.
+
+    Raises:
+        ConfigError: if one of the two is no evaluation, or `most` is no count.
     """
+    for name, given in (("before", before), ("after", after)):
+        check_kind(name, given, EvalResult, "an EvalResult, as evaluate returns")
+    check_count("most", most, 0)
     first = {record.item: record for record in before.records if record.correct is not None}
     kinds: dict[tuple[bool | None, bool | None], list[tuple[EvalRecord, EvalRecord]]] = {
         (False, True): [],

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from docendo.checks import is_number
+from docendo.checks import is_number, short
 from docendo.errors import ConfigError
 from docendo.evals.comparison._compare import PairedComparison, compare
 from docendo.evals.harness._results import EvalResult
 from docendo.evals.metrics._coordination import TOLERANCE, coordination_metrics
 from docendo.evals.metrics._coordination_efforts import Budget, ItemEffort, Posted, item_efforts
 from docendo.evals.metrics._coordination_report import CoordinationReport
+from docendo.evals.statistics._checks import check_resampling
 from docendo.records import Record, Trace
 
 WorthVerdict = Literal["worth it", "not worth it", "not shown"]
@@ -131,9 +132,10 @@ def graph_worth(
         spent 150.0 % more generated tokens than vote, which might do as well with as many.
     """
     if budget not in get_args(Budget):
-        raise ConfigError(f"budget is {budget!r}", expected=f"one of {', '.join(get_args(Budget))}")
+        raise ConfigError(f"budget is {short(budget)}", expected=f"one of {', '.join(get_args(Budget))}")
     if not is_number(tolerance) or tolerance < 0:
-        raise ConfigError(f"tolerance is {tolerance!r}", expected="a share of 0 or more, such as 0.02")
+        raise ConfigError(f"tolerance is {short(tolerance)}", expected="a share of 0 or more, such as 0.02")
+    check_resampling(resamples, seed, level)
     comparison = compare(baseline, graph, level=level)
     spent = item_efforts(traces, graph.records, posts=posts)
     single = item_efforts(baseline_traces, baseline.records)

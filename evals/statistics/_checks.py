@@ -51,6 +51,11 @@ def check_resampling(resamples: int, seed: int, level: float = 0.95) -> None:
     """
     check_level(level)
     check_count("resamples", resamples, 100, _MOST_RESAMPLES)
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what is no seed; there is no largest one."""
     if not is_count(seed) or seed < 0:
         raise ConfigError(f"seed is {short(seed)}", expected="a whole number, 0 or more")
 

@@ -77,66 +77,6 @@ LOGGED: dict[str, Any] = {
     "exact_match": 1.0,
 }
 
-#: Arguments of which some wrong values still raise what Python raises: to be mended, then removed from here.
-UNMENDED: dict[str, tuple[str, ...]] = {
-    "ArchitectureRun": ("score", "single"),
-    "Comparison": ("budget", "level", "tolerance"),
-    "MathScorer": ("seconds",),
-    "SequentialComparison": ("level",),
-    "StageMatrix": ("scores", "tasks"),
-    "TwoPhase": ("budget", "evaluate", "maximise", "metric", "search_space", "seeds", "state", "tune"),
-    "abstention": ("level",),
-    "benjamini_hochberg": ("p_values",),
-    "best_of_n": ("level", "resamples"),
-    "calibration": ("bins", "level", "predictions", "resamples", "seed"),
-    "cluster_interval": ("clusters", "level", "values"),
-    "compare": ("level",),
-    "coordination_metrics": ("baseline", "level", "outcomes", "resamples", "seed", "traces"),
-    "costs": ("ledger",),
-    "coverage_risk": ("confidences", "level", "resamples", "seed"),
-    "crossed_detectable_difference": (
-        "item_spread",
-        "items",
-        "level",
-        "noise",
-        "power",
-        "seed_spread",
-        "seeds",
-    ),
-    "crossed_difference": ("after", "before", "level"),
-    "crossed_sample_size": ("difference", "item_spread", "level", "noise", "power", "seed_spread", "seeds"),
-    "detectable_difference": ("discordant", "level", "n", "power"),
-    "diversity": ("level", "orders", "resamples", "vocabulary"),
-    "evaluate": ("folder", "journal"),
-    "forgetting_resilience": ("scores",),
-    "fuar": ("after", "before", "level", "resamples", "seed"),
-    "graph_worth": ("level", "resamples", "tolerance"),
-    "holm": ("p_values",),
-    "incremental_plasticity": ("scores",),
-    "item_efforts": ("outcomes", "traces"),
-    "load_result": ("path",),
-    "majority_at_k": ("level", "resamples"),
-    "mcnemar": ("down", "up"),
-    "ood_gap": ("level",),
-    "paired_bootstrap": ("after", "before", "level", "resamples"),
-    "paired_interval": ("after", "before", "level"),
-    "pass_at_k": ("level", "resamples"),
-    "pass_hat_k": ("level", "resamples"),
-    "read_inspect_log": ("path",),
-    "read_lm_eval_samples": ("metric", "path"),
-    "report": ("data",),
-    "results_report": ("level", "results"),
-    "sample_size": ("difference", "discordant", "level", "power"),
-    "sign_flip": ("after", "before", "clusters"),
-    "simultaneous_level": ("level", "number"),
-    "tango": ("level", "n"),
-    "to_inspect_log": ("created", "items", "path", "result"),
-    "transcripts": ("after", "before", "most"),
-    "wilson": ("level", "n", "successes"),
-    "windowed_forgetting": ("scores",),
-    "windowed_plasticity": ("scores",),
-}
-
 Good = tuple[Callable[..., Any], dict[str, Any]]
 
 
@@ -263,7 +203,7 @@ def result(rights: list[bool], *, name: str = "before") -> evals.EvalResult:
 def bad_calls(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each call with each argument replaced by each wrong value."""
     for name, (function, arguments) in good_calls(folder).items():
-        for argument in arguments.keys() - set(UNMENDED.get(name, ())):
+        for argument in arguments:
             for what, value in WRONG:
                 changed = {**arguments, argument: value}
                 yield f"{name}, {argument} is {what}", lambda f=function, a=changed: f(**a)
