@@ -185,12 +185,9 @@ def test_grpo_is_rewarded_by_the_scorer_of_the_task(
     }
 
 
-@pytest.mark.parametrize(
-    ("objective", "good"), [("dpo", "pairs"), ("kto", "unpaired"), ("sft", "sft"), ("on-policy", "prompts")]
-)
+@pytest.mark.parametrize("objective", ["dpo", "kto", pytest.param("on-policy", marks=pytest.mark.slow)])
 def test_traces_become_what_the_objective_needs(
     objective: str,
-    good: str,
     teacher: Path,
     tiny_model_dir: Path,
     tmp_path: Path,

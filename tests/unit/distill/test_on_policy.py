@@ -98,6 +98,7 @@ def test_a_padded_head_of_the_teacher_makes_no_difference(
         distill_on_policy(tmp_path / "padded", PROMPTS, teacher=teacher, output=tmp_path / "c", **options)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_bit_for_bit(
     tiny_model_dir: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

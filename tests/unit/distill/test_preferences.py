@@ -314,6 +314,7 @@ def test_answers_to_one_prompt_are_spread_over_the_order() -> None:
         assert len({one.prompt for one, _ in found[start : start + 5]}) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dpo", "kto"])
 def test_an_interrupted_training_goes_on_bit_for_bit(
     kind: str, tiny_model_dir: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -71,7 +71,10 @@ def runs(folder: Path, output: Path) -> dict[str, Run]:
     }
 
 
-EVERY = pytest.mark.parametrize("kind", ["sft", "dpo", "kto", "grpo", "on-policy"])
+EVERY = pytest.mark.parametrize(
+    "kind",
+    ["sft", "dpo", "grpo", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("kto", "on-policy"))],
+)
 
 
 @pytest.fixture(scope="module")
