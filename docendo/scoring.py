@@ -80,6 +80,9 @@ def scored(scorer: Scorer, item: Item, text: str) -> Score:
         value = float(score.value)
         if not math.isfinite(value):
             raise ValueError(f"its value is {value}")
+        # Half right, "no" and NaN would all count as right.
+        if score.correct not in (True, False):
+            raise TypeError(f"its verdict is {score.correct!r}, not True or False")
         # NumPy's truth values are no bools, and would count as neither right nor wrong.
         return score.replace(correct=bool(score.correct), value=value)
 

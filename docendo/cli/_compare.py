@@ -37,7 +37,9 @@ def command(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="correct, value, or confidence.")] = None,
     direction: Annotated[str | None, typer.Option(help="Whether more or less of it is better.")] = None,
-    level: Annotated[float, typer.Option(help="Confidence level of intervals and test.")] = 0.95,
+    level: Annotated[
+        float | None, typer.Option(help="Confidence level of intervals and test; else 0.95.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
 ) -> None:
@@ -59,7 +61,7 @@ def command(
     found: PairedComparison | Outcome
     if len(arms.results) == 2 and not arms.seeds and plain:
         before, after = (each[0] for each in arms.results.values())
-        found = compare(before, after, level=level)
+        found = compare(before, after, level=0.95 if level is None else level)
     else:
         # A comparison's folder is judged as it was, unless something else is asked for.
         was = arms.rules
@@ -72,13 +74,13 @@ def command(
             equal_budgets=budget is not None or was.get("equal_budgets", False),
             metric=cast(Any, metric or was.get("metric", "correct")),
             direction=cast(Any, direction or was.get("direction", "more")),
-            level=level,
+            level=was.get("level", 0.95) if level is None else level,
             seeds=arms.seeds,
         )
         found = judge_arms(arms.results, rules, spent=arms.spent)
     if report is not None:
         named = [runs[0].replace(name=name) for name, runs in arms.results.items()]
-        _write_report(report, named, baseline=baseline, control=control, level=level)
+        _write_report(report, named, baseline=baseline, control=control, level=found.level)
     print(json.dumps(found.to_json(), indent=2) if json_ else found)
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docendo.checks import is_count, is_number, short
+from docendo.checks import given_path, is_count, is_number, short
 from docendo.errors import ConfigError, DataError, ResumeError
 from docendo.evals.comparison._meter import Meter, Unit
 from docendo.evals.comparison._outcome import Outcome
@@ -39,6 +39,8 @@ from docendo.progress import progress
 if TYPE_CHECKING:
     from docendo.agents import EngineProtocol
 
+#: Names of arms are names of folders beside which those of seeds are looked for.
+_NAME = re.compile(r"(?!seed--?[0-9]+$)\w[\w ,.+-]{0,59}")
 #: A method: evaluates itself with a seed. It may do anything before, such as training a student.
 Arm = Callable[[int], EvalResult]
 
@@ -66,8 +68,8 @@ class Comparison:
         metric: "correct", "value" (the scorer's own number), "confidence", or a function of a record that
             returns a number, or None to leave the item out.
         direction: Whether "more" or "less" of the metric is better.
-        level: Confidence level of intervals and tests; the tests of several arms are adjusted by Holm's method,
-            against the baseline and against the control.
+        level: Confidence level of intervals and tests; the tests of several arms, against the baseline and
+            against the control, are adjusted by Holm's method.
 
     Example:
         >>> from docendo.evals import ExactScorer, evaluate, make_item
@@ -102,8 +104,11 @@ class Comparison:
             if not good:
                 raise ConfigError(f"{name} is {short(getattr(self, name))}", expected=expected)
         for name in self.arms:
-            if not re.fullmatch(r"\w[\w ,.+-]*", name) or name in (SETTINGS, OUTCOME, LOCK):
-                raise ConfigError(f"an arm is named {name!r}", expected="letters, digits, spaces, '.', '-'")
+            if not _NAME.fullmatch(name) or name in (SETTINGS, OUTCOME, LOCK):
+                raise ConfigError(
+                    f"an arm is named {short(name)}",
+                    expected="up to 60 letters, digits, spaces, '.', '-', and not seed-N",
+                )
         # Raises for a baseline or a control that is no arm.
         self._rules().checked(self.arms)
 
@@ -138,12 +143,12 @@ class Comparison:
         Raises:
             ResumeError: if the folder holds a comparison of other arms, engines, models or items.
             DataError: if an arm was not evaluated on the same items as the others, or on none.
-            ConfigError: if an arm returns something else than an evaluation.
+            ConfigError: if an arm returns something else than an evaluation, or the folder is no path.
             StorageError: if the folder cannot be written, or another process runs a comparison in it.
         """
         if folder is None:
             return self._judged(self._all({}, None, quiet=quiet))
-        place = Path(folder)
+        place = given_path("folder", folder)
         with alone(place):
             finished = self._finished(place)
             write_json(place / SETTINGS, {"arms": list(self.arms), **self._rules().to_json()})

@@ -60,8 +60,11 @@ class Rules(Record):
 
     @property
     def metric_name(self) -> str:
-        """The metric's name."""
-        return getattr(self.metric, "__name__", "metric") if callable(self.metric) else self.metric
+        """The metric's name; a function is told from what is measured here by the same name."""
+        if not callable(self.metric):
+            return self.metric
+        name = str(getattr(self.metric, "__name__", "metric"))
+        return f"{name} (a function)" if name in _METRICS else name
 
     def to_json(self) -> dict[str, Any]:
         """The rules as JSON; a function by its name."""

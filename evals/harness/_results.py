@@ -10,7 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from docendo.checks import given_path
+from docendo.checks import given_path, is_number, short
 from docendo.errors import DataError, IntegrityError, StorageError
 from docendo.evals.harness._measured import Measured
 from docendo.evals.harness._records import COSTS, EvalRecord
@@ -221,7 +221,7 @@ class EvalResult(Measured, Record):
         folder = given_path("path", path)
         summary, lines = _read(folder, _SUMMARY), _read(folder, _ITEMS).splitlines()
         try:
-            facts = json.loads(summary)
+            facts = _facts(json.loads(summary))
             rows, stored = [json.loads(line) for line in lines], facts["records"]
             # In format 1 a row held its costs.
             spent = [{}] * len(rows) if facts["format"] == 1 else _costs(folder, rows)
@@ -233,7 +233,7 @@ class EvalResult(Measured, Record):
                     EvalRecord.from_json({**row, **cost}) for row, cost in zip(rows, spent, strict=True)
                 ),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{folder} does not hold an evaluation ({type(error).__name__}: {error})",
                 expected=f"a {_SUMMARY} and {_ITEMS} written by docendo eval",
@@ -253,10 +253,26 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
+def _facts(summary: Any) -> Any:
+    """The summary, whose names are text and whose numbers are numbers."""
+    good = {key: isinstance(summary[key], str) for key in ("name", "task", "scorer", "model")}
+    good |= {key: summary[key] is None or is_number(summary[key]) for key in ("majority", "chance")}
+    good["seconds"] = is_number(summary["seconds"])
+    if wrong := [key for key, right in good.items() if not right]:
+        raise TypeError(f"{wrong[0]} is {short(summary[wrong[0]])}")
+    return summary
+
+
 def _costs(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     costs = [json.loads(line) for line in _read(folder, _COSTS).splitlines()]
-    if [cost.pop("item") for cost in costs] != [row["item"] for row in rows]:
+    if [cost["item"] for cost in costs] != [row["item"] for row in rows]:
         raise IntegrityError(f"{folder / _COSTS} does not match {_ITEMS}; evaluate again or restore the file")
+    # Nothing else: no digest is of it, so it must not change what was answered.
+    costs = [{name: cost[name] for name in COSTS} for cost in costs]
+    for cost in costs:
+        spent = (cost["seconds"], cost["flops"], *cost["usage"].values())
+        if not all(is_number(each) and each >= 0 for each in spent):
+            raise ValueError(f"an item cost {short(cost)}")
     return costs
 
 

@@ -455,3 +455,35 @@ def test_a_comparison_s_folder_is_judged_by_its_own_rules(tmp_path, capsys):
     assert Outcome.from_json(json.loads(capsys.readouterr().out)) == study
     assert main(["compare", str(tmp_path), "--json", "--baseline", "hints"]) == 0
     assert json.loads(capsys.readouterr().out)["baseline"] == "hints"
+
+
+def test_a_comparison_s_folder_keeps_its_level(tmp_path, capsys):
+    arms = {"plain": arm(0.4), "up": arm(0.7)}
+    study = Comparison(arms=arms, unit="calls", level=0.99999).run(folder=tmp_path, quiet=True)
+    assert main(["compare", str(tmp_path), "--json"]) == 0
+    assert Outcome.from_json(json.loads(capsys.readouterr().out)) == study
+    assert main(["compare", str(tmp_path), "--json", "--level", "0.9"]) == 0
+    assert json.loads(capsys.readouterr().out)["level"] == 0.9
+
+
+@pytest.mark.parametrize("name", ["seed-0", "x" * 61, "../up"])
+def test_a_name_that_no_folder_of_an_arm_can_have_is_refused(name):
+    with pytest.raises(ConfigError, match="an arm is named"):
+        Comparison(arms={"plain": arm(0.4), name: arm(0.4)})
+
+
+@pytest.mark.parametrize("folder", [5, "", "a\0b", ["a"]])
+def test_a_folder_that_is_no_path_is_one_line(folder):
+    with pytest.raises(ConfigError, match=r"folder is .*expected a path"):
+        Comparison(arms={"plain": arm(0.4), "up": arm(0.4)}).run(folder=folder, quiet=True)
+
+
+def test_a_function_is_not_taken_for_the_metric_of_its_name(tmp_path, capsys):
+    def value(record):
+        return float(len(record.question))
+
+    arms = {"plain": arm(0.4), "up": arm(0.4, salt="x")}
+    outcome = Comparison(arms=arms, unit="calls", metric=value).run(folder=tmp_path, quiet=True)
+    assert outcome.metric == "value (a function)"
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "metric is 'value (a function)'; expected one of correct" in capsys.readouterr().err

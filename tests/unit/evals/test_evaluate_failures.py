@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 from langgraph.graph import START, StateGraph
 
@@ -12,6 +13,7 @@ from docendo.errors import AdapterError, ConfigError, DataError
 from docendo.evals import EvalResult, ExactScorer, Task, evaluate, make_item, mix
 from docendo.graphs import node
 from docendo.records import Completion, Item, PublicItem, Request, Result, SamplingParams
+from docendo.scoring import Score
 
 SCORER = ExactScorer()
 ITEMS = [make_item(f"What is {i} + 1?", i + 1, task="sums") for i in range(4)]
@@ -221,3 +223,24 @@ def test_the_task_of_a_mixture_is_the_mixture_and_strata_have_their_own_baseline
     }
     assert EvalResult.load(tmp_path).strata == result.strata
     assert run(lambda item: "no", [*many, *items]).task == "even+which"
+
+
+@pytest.mark.parametrize("verdict", [None, math.nan, 0.5, "no"])
+def test_a_verdict_that_is_neither_true_nor_false_is_the_scorer_s_failure(verdict):
+    class Odd(ExactScorer):
+        def score(self, item, text):
+            return Score(correct=verdict, value=0.0)
+
+    result = evaluate(lambda item: "1", ITEMS, scorer=Odd(), quiet=True)
+    assert (result.n, result.failed) == (0, len(ITEMS))
+    assert all(reason.startswith("task: TaskFailure: the scorer") for reason in failures(result))
+
+
+@pytest.mark.parametrize("verdict", [np.True_, 1])
+def test_a_verdict_that_equals_true_is_right(verdict):
+    class Odd(ExactScorer):
+        def score(self, item, text):
+            return Score(correct=verdict, value=1.0)
+
+    result = evaluate(lambda item: "1", ITEMS, scorer=Odd(), quiet=True)
+    assert all(record.correct is True for record in result.records)

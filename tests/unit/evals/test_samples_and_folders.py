@@ -168,6 +168,37 @@ def test_costs_are_stored_apart_from_what_was_answered(tmp_path):
         EvalResult.load(tmp_path / "b")
 
 
+def test_a_cost_cannot_change_what_was_answered(tmp_path):
+    result = run(lambda item: "1", folder=tmp_path, name="n")
+    path = tmp_path / "costs.jsonl"
+    rows = [{**json.loads(line), "correct": True, "text": "2"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert EvalResult.load(tmp_path) == result
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("summary.json", {"baselines": []}),
+        ("summary.json", {"majority": "a"}),
+        ("summary.json", {"name": 3}),
+        ("summary.json", {"seconds": None}),
+        ("costs.jsonl", {"seconds": "a"}),
+        ("costs.jsonl", {"flops": -1}),
+        ("costs.jsonl", {"usage": None}),
+        ("costs.jsonl", None),
+        ("items.jsonl", None),
+    ],
+)
+def test_a_damaged_file_of_a_result_is_one_line(tmp_path, file, change):
+    run(lambda item: "1", ITEMS[:1], folder=tmp_path, name="n")
+    path = tmp_path / file
+    damaged = json.dumps({**json.loads(path.read_text()), **change}) if change else "[" * 100_000
+    path.write_text(damaged)
+    with pytest.raises(DataError, match="does not hold an evaluation"):
+        EvalResult.load(tmp_path)
+
+
 def test_results_of_the_first_format_can_still_be_read(tmp_path):
     from docendo.hashing import digest
 
