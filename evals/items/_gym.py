@@ -111,10 +111,11 @@ def check_name(name: object) -> None:
             remedy="make one task for each part, and mix them",
         )
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.5)
+        names = sorted(set(DATASETS) - {"composite"})
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         raise DataError(
-            f"reasoning_gym has no task {name!r}",
-            expected=f"one of its {len(DATASETS)} names",
+            f"reasoning_gym has no task {short(name)}",
+            expected=f"one of its {len(names)} names",
             remedy=f"did you mean {' or '.join(near)}?" if near else "see docendo tasks list",
         )
 

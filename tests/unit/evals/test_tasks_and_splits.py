@@ -123,6 +123,7 @@ def test_items_without_a_reference_answer_can_be_scored_but_not_shown():
     ("source", "config", "error", "message"),
     [
         ("reasoning_gym:chain_sums", {}, DataError, "did you mean chain_sum"),
+        ("reasoning_gym:composit", {}, DataError, "one of its 105 names; see docendo tasks list"),
         ("reasoning_gym:composite", {}, DataError, "composite"),
         (
             "reasoning_gym:chain_sum",
