@@ -90,10 +90,10 @@ class ObjectiveTrainer(DurableTrainer):
     def _heads(self) -> Any:
         """The layers that bring the student's states to the width of the teacher's."""
         heads = torch.nn.ModuleDict()
-        for _, term in self.terms:
-            if isinstance(term, StateObjective) and term.needs_states:
-                assert self.teacher is not None, "checked above"
-                heads[term.name] = torch.nn.Linear(self.forward.width, self.teacher.width, bias=False)
+        if self.teacher is not None:
+            for _, term in self.terms:
+                if isinstance(term, StateObjective) and term.needs_states:
+                    heads[term.name] = torch.nn.Linear(self.forward.width, self.teacher.width, bias=False)
         return heads
 
     @property
