@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.docendo-stamp
 MODEL := smollm2-135m-instruct
 PYTEST_ARGS ?=
+# Tests of different files run side by side; each process computes with one thread.
+JOBS ?= 2
 BENCH_ARGS ?=
 BAR ?=
 
@@ -42,7 +44,7 @@ models: setup
 # `pytest`, not `python -m pytest`: the latter puts the repository root on sys.path, where a bare
 # `import agents` would work and load every module a second time.
 test: setup models
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # mypy and import-linter run inside .typing, where the package has the shape it is installed in.
 lint: setup links

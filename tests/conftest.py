@@ -21,6 +21,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["PIP_NO_INDEX"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["LANGSMITH_TRACING"] = "false"
+# Tests that run side by side (pytest -n) have a processor each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(_HERE / "guard"), os.environ.get("PYTHONPATH", "")])
 )
