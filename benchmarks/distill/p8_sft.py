@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 
 from docendo.agents import models
 from docendo.distill import Encoded, ObjectiveTrainer, TrainConfig, encode
-from docendo.distill.training._job import training_arguments
+from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._kernels import speed_up
 from docendo.distill.training._models import load_peft
 

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from docendo.agents import models
 from docendo.distill import KL, Adapter, Encoded, ObjectiveTrainer, TrainConfig, encode, store_teacher, train
-from docendo.distill.training._job import training_arguments
+from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._kernels import speed_up
 from docendo.distill.training._models import load_peft
 from docendo.distill.training._teachers import StoredTeacher, load_teacher

@@ -7,6 +7,7 @@ stored, and there is none that a resumed training could restore too early or too
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -26,6 +27,8 @@ from docendo.hashing import derive_seed
 _WEIGHTS, _STATE = "weights", "state"
 #: The name that `Trainer.train` reads.
 _TRAINER = "trainer_state.json"
+MEMORY = "peak_memory_gb"
+
 _COST = 0.01
 """Share of the time that saving by the clock may take."""
 
@@ -124,6 +127,10 @@ class DurableTrainer(Trainer):
         reseed("step", self.args.seed, self.state.global_step, self.args.process_index)
         return taken
 
+    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
+        """Adds the most memory that was used to what is logged of a step."""
+        super().log({**logs, MEMORY: peak_memory()} if "loss" in logs else logs, *args, **options)
+
     # --- what Trainer calls -------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -180,6 +187,18 @@ class DurableTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: every step is seeded anew."""
+
+
+def peak_memory() -> float:
+    """The most memory held at once, in 10^9 bytes: the accelerator's if there is one, else the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0.0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most * (1 if sys.platform == "darwin" else 1024)) / 1e9
 
 
 def reseed(*place: Any) -> None:

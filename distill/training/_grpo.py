@@ -12,8 +12,9 @@ from docendo.checks import is_count, is_number
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.training._arguments import processes
 from docendo.distill.training._config import TrainConfig
-from docendo.distill.training._job import Build, Materials, run_job
+from docendo.distill.training._job import run_job
 from docendo.distill.training._judge import Judge, check_rewards, identity_of
+from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._prompts import Prompts, probe_of, read_prompts, require_prompts, text_of
 from docendo.distill.training._rewards import Reward
 from docendo.distill.training._trl import (

@@ -14,7 +14,8 @@ from docendo.checks import is_count, is_number
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.training._arguments import processes
 from docendo.distill.training._config import TrainConfig
-from docendo.distill.training._job import Build, Materials, run_job
+from docendo.distill.training._job import run_job
+from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._prompts import probe_of, read_prompts, require_prompts
 from docendo.distill.training._teachers import load_teacher, require_vocabulary
 from docendo.distill.training._trl import (

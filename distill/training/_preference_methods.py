@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from docendo.distill.training._batches import Encoded, encode
-from docendo.distill.training._job import Build, Materials
+from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._trl import (
     drop_reference,
     probe,

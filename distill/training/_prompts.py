@@ -8,7 +8,7 @@ from typing import Any
 
 from docendo.agents._templates import has_chat_template, prompt_ids
 from docendo.distill.training._batches import Encoded
-from docendo.distill.training._job import Materials
+from docendo.distill.training._method import Materials
 from docendo.distill.training._spans import plain
 from docendo.distill.training._trl import probe
 from docendo.errors import ConfigError, DataError

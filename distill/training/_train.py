@@ -17,8 +17,10 @@ from docendo.distill.objectives._objective import Objective
 from docendo.distill.objectives._token import CrossEntropy, require_columns
 from docendo.distill.training._batches import Encoded, encode
 from docendo.distill.training._config import TrainConfig
-from docendo.distill.training._job import Build, Materials, probe_logits, run_job
+from docendo.distill.training._fit import probe_logits
+from docendo.distill.training._job import run_job
 from docendo.distill.training._kernels import speed_up
+from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._packing import pad
 from docendo.distill.training._teachers import StoredTeacher, load_teacher, require_vocabulary
 from docendo.distill.training._trainer import ObjectiveTrainer

@@ -13,7 +13,8 @@ from transformers import PrinterCallback, TrainerCallback
 
 from docendo.distill.training._batches import Encoded
 from docendo.distill.training._config import TrainConfig
-from docendo.distill.training._job import Materials, probe_logits
+from docendo.distill.training._fit import probe_logits
+from docendo.distill.training._method import Materials
 from docendo.distill.training._packing import pad
 from docendo.errors import CapabilityError, DataError, MissingExtra, SilentNoOp
 

@@ -32,8 +32,8 @@ from docendo.distill import (
 )
 from docendo.distill.objectives._path import coverage_factor, log1mexp
 from docendo.distill.objectives._token import with_rest
+from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._forward import Forward, Outputs, term_loss
-from docendo.distill.training._job import training_arguments
 from docendo.distill.training._packing import labels_of
 from docendo.errors import ConfigError, DataError, IntegrityError
 
@@ -505,3 +505,23 @@ def test_features_of_a_teacher_of_another_width(tiny_model_dir: Path, tmp_path: 
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_dir), runs[0].path)
     with pytest.raises(DataError, match="features has no teacher"):
         train(tiny_model_dir, ROWS, output=tmp_path / "a", config=QUICK, objective=objective, quiet=True)
+
+
+def test_the_manifest_keeps_every_curve(tiny_model_dir: Path, tmp_path: Path) -> None:
+    adapter = train(
+        tiny_model_dir,
+        ROWS,
+        output=tmp_path / "a",
+        config=QUICK,
+        objective=CrossEntropy() + 0.5 * KL(),
+        teacher=tiny_model_dir,
+        quiet=True,
+    )
+    curves = adapter.manifest["curves"]
+    assert {"cross_entropy", "kl", "cross_entropy_share", "kl_share", "grad_norm"} == set(curves)
+    for (_, loss), (_, own), (_, other) in zip(
+        adapter.losses, curves["cross_entropy"], curves["kl"], strict=True
+    ):
+        assert loss == pytest.approx(own + 0.5 * other, rel=1e-3)
+    assert adapter.metrics["tokens_per_second"] > 0
+    assert adapter.metrics["peak_memory_gb"] > 0

@@ -28,7 +28,7 @@ from docendo.distill import (
     train_grpo,
     train_kto,
 )
-from docendo.distill.training._job import Build, Materials
+from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._models import load_peft, quiet_libraries, seeded
 from docendo.distill.training._preference_methods import Labelled, Pairs, mismatched, spread
 from docendo.distill.training._trl import require_hooks

@@ -25,8 +25,8 @@ from docendo.distill import (
 )
 from docendo.distill.training import _trl_trainers as trainers
 from docendo.distill.training._grpo import _Rewarded
-from docendo.distill.training._job import Build, Materials
 from docendo.distill.training._judge import Judge
+from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._models import load_peft, quiet_libraries, seeded
 from docendo.distill.training._prompts import text_of
 from docendo.errors import ConfigError, DataError, LeakError, TaskFailure

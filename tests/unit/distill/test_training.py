@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docendo.agents import models, tiny_model
 from docendo.distill import Adapter, Encoded, ObjectiveTrainer, TrainConfig, encode, train
-from docendo.distill.training._job import training_arguments
+from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._kernels import LinearCrossEntropy, RmsNorm, SwiGlu, speed_up
 from docendo.errors import AdapterError, ConfigError, DataError, IntegrityError, ModelFailure, SilentNoOp
 
