@@ -38,6 +38,8 @@ def measure(options: Options) -> Study:
                 pools[seed] = answered(
                     engine, rest, rest.train, agent=guide, samples=8, temperature=0.8, seed=seed
                 )
+                if options.quick:  # a model that is never right has to run it as well
+                    pools[seed][0]["rewards"]["verified"] = 1.0
             return pools[seed]
 
         def arm(name: str) -> Any:

@@ -64,10 +64,10 @@ def bits(record: EvalRecord) -> float:
 def measure(options: Options) -> Study:
     """For each seed another training; the teacher's texts are the same."""
     steps, seeds = options.size(60, 2), SEEDS[: options.size(5, 2)]
-    topics = options.size(30, 4)
+    topics, author = options.size(30, 4), options.model if options.quick else TEACHER
     with tempfile.TemporaryDirectory() as folder:
-        learnt, held = (written(TOPICS[part:topics:2], options) for part in (0, 1))
-        rows, unseen = teacher_paths(TEACHER, learnt), teacher_paths(TEACHER, held)
+        learnt, held = (written(author, TOPICS[part:topics:2]) for part in (0, 1))
+        rows, unseen = teacher_paths(author, learnt), teacher_paths(author, held)
         late = [dict(row, teacher_path=shifted(row["teacher_path"])) for row in rows]
         items = [make_item(f"{row['item']} {number}", "0") for number, row in enumerate(unseen)]
         held_out = dict(zip([item.id for item in items], unseen, strict=True))
@@ -116,7 +116,7 @@ def measure(options: Options) -> Study:
             )
     return study(
         "D4",
-        f"{len(seeds)} seeds. {TEACHER} wrote {len(rows)} answers to learn from and {len(unseen)} to be "
+        f"{len(seeds)} seeds. {author} wrote {len(rows)} answers to learn from and {len(unseen)} to be "
         f"measured on, of up to 40 tokens, about other things; {options.model} learns in {steps} steps.",
         outcome,
         metric="bits a byte",
@@ -128,10 +128,10 @@ def measure(options: Options) -> Study:
     )
 
 
-def written(topics: Sequence[str], options: Options) -> list[dict[str, Any]]:
+def written(author: str, topics: Sequence[str]) -> list[dict[str, Any]]:
     """The teacher's answers to questions about some things."""
     prompts = [[{"role": "user", "content": form.format(topic)}] for topic in topics for form in FORMS]
-    with Engine.load(TEACHER) as engine:
+    with Engine.load(author) as engine:
         asked = [
             engine.submit(
                 Request(
@@ -149,7 +149,7 @@ def written(topics: Sequence[str], options: Options) -> list[dict[str, Any]]:
             }
             for prompt, future in zip(prompts, asked, strict=True)
             for completion in future.result().completions
-            if len(completion.text.strip()) > 20
+            if completion.text.strip()
         ]
 
 
