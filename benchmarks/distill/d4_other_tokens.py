@@ -74,7 +74,7 @@ def measure(options: Options) -> Study:
         kinds: Mapping[str, tuple[Objective, Sequence[Mapping[str, Any]]]] = {
             "text alone": (CrossEntropy(), rows),
             "ALM": (ALM(), rows),
-            "ALM and text": (ALM() + CrossEntropy(), rows),
+            "ALM and text": (100 * ALM() + CrossEntropy(), rows),  # 100: tau, which divides its gradient
             "ALM, chunks shifted": (ALM(), late),
         }
         with Engine.load(options.model) as engine:

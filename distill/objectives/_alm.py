@@ -42,7 +42,8 @@ class ALM(PathObjective):
     least that probability to a token that begins something new.
 
     Attributes:
-        tau: Evens out chunks of different length (100: the authors' configurations).
+        tau: Evens out chunks of different length (100: the authors' configurations). It also divides the
+            gradient, so that beside other terms the loss wants a weight of about `tau`.
         boundary: Least probability of a new beginning at a chunk's end (0.1: the authors' setting for
             mathematics), or None to take every common end.
 
