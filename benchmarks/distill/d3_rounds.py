@@ -8,6 +8,7 @@ before has trained from scratch in 30 steps on all right answers so far.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,23 @@ from _study import Study
 from docendo.agents import Engine, Student
 from docendo.distill import Adapter, expert_iteration
 from docendo.evals import EvalResult, tasks
+from docendo.records import Item
+from docendo.scoring import Score, Scorer
 
 SEEDS = (0, 1, 2, 3, 4)
 SUMS = {"min_terms": 2, "max_terms": 3, "max_digits": 1}
+
+
+class Anything(Scorer):
+    """Holds every answer to be right."""
+
+    def score(self, item: Item, text: str) -> Score:
+        """Right."""
+        return Score(correct=True, value=1.0, parsed=text)
+
+    def leaks(self, item: Item, text: str) -> bool:
+        """There is nothing to give away."""
+        return False
 
 
 def measure(options: Options) -> Study:
@@ -29,6 +44,8 @@ def measure(options: Options) -> Study:
     samples, steps = options.size(12, 3), options.size(90, 3)
     seeds = SEEDS[: options.size(5, 1)]
     task = tasks("reasoning_gym:chain_sum", train=asked, dev=8, test=questions, seed=13, **SUMS)
+    if options.quick:  # a model that is never right has to run it as well
+        task = replace(task, scorer=Anything())
     facts: dict[str, dict[str, list[float]]] = {}
     with Engine.load(options.model) as engine, tempfile.TemporaryDirectory() as folder:
 

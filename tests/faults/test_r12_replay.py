@@ -33,6 +33,7 @@ STEP = 75
 SEED = 5
 #: What measures time or this process's luck and not the work.
 UNEQUAL = {"seconds", "flops", "phases", "path", "report", "cached_tokens", "generated_tokens_per_second"}
+UNEQUAL |= {"tokens_per_second", "peak_memory_gb"}
 
 
 # --- in the processes -------------------------------------------------------------------------------

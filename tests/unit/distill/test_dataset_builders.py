@@ -231,6 +231,14 @@ class TestLessons:
             assert [row["completion"][0]["content"] for row in again] == ["Carry.", "Of no item."]
             assert left_out(again)["quarantined"] == 1
 
+    def test_a_post_that_is_given_twice_is_counted_twice_and_learnt_once(self) -> None:
+        with Blackboard.open(":memory:") as board:
+            post = board.post("lesson", {"text": "Carry."}, author=TEACHER, key="1", item="a")
+            board.trust(post.id, "verified", by=CHECKER, reason="read")
+            data = lessons_dataset([*board.posts(), *board.posts()], quiet=True, **COMMON)
+            assert len(data) == 1
+            assert left_out(data) == {"given twice": 1}
+
     def test_a_lesson_that_repeats_a_test_question_is_a_leak(self) -> None:
         with Blackboard.open(":memory:") as board:
             board.post("lesson", {"text": "Add these numbers: 7 + 8 is 15"}, author=TEACHER, key="1")

@@ -206,6 +206,31 @@ def test_a_candidate_is_not_tried_again_at_a_kinder_gate(tmp_path: Path) -> None
         open_gate(ledger, "c", gate=Gate(size=10, alpha=0.5))
 
 
+def test_two_incumbents_in_turn_give_no_second_try(tmp_path: Path) -> None:
+    ledger = GateLedger(tmp_path)
+    first, _ = open_gate(ledger, "c", incumbent="a")
+    ledger.close(first, Gate().judge(*pair(5, 3, 60)))
+    open_gate(ledger, "c", incumbent="b")
+    again, _ = open_gate(ledger, "c", incumbent="a")
+    assert again.number == 1
+    assert again.verdict is not None
+    assert len(ledger.records()) == 2
+
+
+def test_a_gate_of_fewer_items_than_can_decide_uses_none_up(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="size is 5"):
+        open_gate(GateLedger(tmp_path), "c", gate=Gate(size=5))
+    assert GateLedger(tmp_path).records() == ()
+
+
+def test_items_that_guard_are_not_fresh_at_this_gate_or_a_later_one(tmp_path: Path) -> None:
+    guards = Task(name="kept", test=tuple(ITEMS[:10]))
+    _, items = open_gate(GateLedger(tmp_path), "c", gate=Gate(size=10, regression=guards))
+    assert list(items) == ITEMS[10:20]
+    _, items = open_gate(GateLedger(tmp_path), "d")
+    assert list(items) == ITEMS[20:]
+
+
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     ledger = GateLedger(tmp_path)
     open_gate(ledger, "c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +24,16 @@ from docendo.distill import (
     consider,
     expert_iteration,
     learn,
+    merge_adapters,
     train,
 )
+from docendo.distill.datasets._lineage import data_digest
+from docendo.distill.rounds._promotion import Promoter
 from docendo.distill.rounds._scheduler import RandomScheduler
 from docendo.errors import AdapterError, DataError, LeakError, ResumeError, SilentNoOp
 from docendo.evals import Task
 from docendo.graphs import demonstrate
+from docendo.manifest import write_manifest
 from docendo.records import Author, Item, Request, SamplingParams, Trace
 
 # peft 0.21 reads a property that transformers 5 has renamed.
@@ -331,6 +336,114 @@ def test_an_alias_that_moved_meanwhile_is_left_alone(
     with pytest.raises(AdapterError, match="moved to"):
         consider(Student(skilled), adapters[0], rows_of(task.train[:8]), **options)
     assert registry.get("student@prod").sha256 == adapters[1].sha256
+
+
+def test_two_that_beat_the_same_incumbent_at_once_do_not_both_take_its_place(
+    skilled: Skilled,
+    adapters: list[Adapter],
+    task: Task,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one is promoted after the alias was looked at, and before it is moved."""
+    registry, promote = AdapterRegistry(options["registry"]), AdapterRegistry.promote
+    registry.add(adapters[1], "student")
+
+    def late(self: AdapterRegistry, *given: Any, **more: Any) -> Any:
+        promote(registry, adapters[1].sha256, "student@prod", force=True, reason="somebody else")
+        return promote(self, *given, **more)
+
+    monkeypatch.setattr(AdapterRegistry, "promote", late)
+    with pytest.raises(AdapterError, match="over the base model"):
+        consider(Student(skilled), adapters[0], rows_of(task.train[:8]), **options)
+    assert registry.get("student@prod").sha256 == adapters[1].sha256
+
+
+def test_what_was_rolled_back_does_not_come_back_by_its_old_verdict(
+    skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any]
+) -> None:
+    registry = AdapterRegistry(options["registry"])
+    registry.add(adapters[1], "student")
+    registry.promote("student", "prod", force=True, reason="by hand")
+    skilled.skill[adapters[1].sha256] = 0.1
+    rows = rows_of(task.train[:8])
+    assert consider(Student(skilled), adapters[0], rows, **options).promoted
+    registry.rollback("student@prod", reason="slower on long sums")
+    with pytest.raises(AdapterError, match="slower on long sums"):
+        consider(Student(skilled), adapters[0], rows, resume=True, **options)
+    assert registry.get("student@prod").sha256 == adapters[1].sha256
+
+
+def test_candidates_that_share_an_engine_do_not_answer_for_each_other(
+    skilled: Skilled,
+    adapters: list[Adapter],
+    task: Task,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second learns from beginning to end while the first is being asked."""
+    rows, judge = rows_of(task.train[:8]), Promoter._ask
+    skilled.skill[adapters[0].sha256] = 0.1
+    loaded: list[dict[str, str]] = []
+
+    def meanwhile(self: Any, *given: Any, **more: Any) -> Any:
+        loaded.append(skilled.adapters())
+        if len(loaded) == 1:
+            other = options | {"folder": options["folder"].with_name("other"), "incumbent": "student@next"}
+            consider(Student(skilled), adapters[1], rows, **other)
+            assert skilled.adapters().items() >= loaded[0].items()
+        return judge(self, *given, **more)
+
+    monkeypatch.setattr(Promoter, "_ask", meanwhile)
+    result = consider(Student(skilled), adapters[0], rows, **options)
+    assert not result.promoted
+    assert result.verdict.adapter == adapters[0].sha256
+
+
+def test_an_engine_of_another_base_is_found_before_the_alias_moves(
+    skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any]
+) -> None:
+    with pytest.raises(AdapterError, match="base model"):
+        consider(
+            Student(skilled), adapters[0], rows_of(task.train[:8]), engine=ScriptedEngine([]), **options
+        )
+    assert not AdapterRegistry(options["registry"]).history("student@prod")
+
+
+def remade(adapter: Adapter, folder: Path, **facts: Any) -> Adapter:
+    """The same adapter with another origin in its manifest."""
+    shutil.copytree(adapter.path, folder)
+    plain = {key: value for key, value in adapter.manifest.items() if key not in ("files", "sha256")}
+    write_manifest(folder, {**plain, **facts})
+    return Adapter.open(folder)
+
+
+def test_what_its_parents_learnt_from_is_checked_as_well(
+    skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any], tmp_path: Path
+) -> None:
+    rows, held_out = rows_of(task.train[:8]), rows_of(task.test[:8])
+    child = remade(adapters[1], tmp_path / "child", parent=adapters[0].sha256)
+    with pytest.raises(DataError, match=f"parent {adapters[0].sha256[:12]}"):
+        consider(Student(skilled), child, rows, **options)
+    cheat = remade(adapters[0], tmp_path / "cheat", data={"digest": data_digest(held_out), "items": 8})
+    with pytest.raises(LeakError, match="excluded item"):
+        consider(Student(skilled), child, rows, parents=[(cheat, held_out)], **options)
+    assert not skilled.requests
+    assert consider(
+        Student(skilled), child, rows, parents=[(adapters[0].path, rows)], resume=True, **options
+    ).promoted
+
+
+def test_a_merged_candidate_comes_with_the_rows_of_its_parts(
+    skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = rows_of(task.train[:8])
+    merged = merge_adapters([one.path for one in adapters], output=tmp_path / "merged")
+    skilled.skill[merged.sha256] = 0.8
+    with pytest.raises(DataError, match="parent"):
+        consider(Student(skilled), merged, [], parents=[(adapters[0], rows)], **options)
+    result = consider(Student(skilled), merged, [], parents=[(one, rows) for one in adapters], **options)
+    assert result.promoted
 
 
 # --- real models ----------------------------------------------------------------------------------

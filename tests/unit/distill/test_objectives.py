@@ -467,9 +467,9 @@ def test_features_by_hand() -> None:
     states = torch.tensor([[3.0, 4.0], [0.0, 2.0], [9.0, 9.0]])
     teacher = torch.tensor([[3.0, 4.0], [2.0, 0.0], [0.0, 0.0]])
     batch = Labels(
-        ids=torch.tensor([0]),
-        weights=torch.ones(1),
-        sequence=torch.tensor([0]),
+        ids=torch.tensor([0, 0]),
+        weights=torch.ones(2),
+        sequence=torch.tensor([0, 1]),
         example=torch.tensor([0, 1, 1]),
         role=torch.tensor([0, 0, -1]),  # what is compared only is not learnt
     )

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from docendo.agents import Engine, models
-from docendo.distill import Adapter, AdapterRegistry
+from docendo.distill import Adapter, AdapterRegistry, export_adapter
 from docendo.distill.adapters import _index, _store
 from docendo.errors import AdapterError, ConfigError, IntegrityError, SilentNoOp, StorageError
 from docendo.evals import PairedComparison
@@ -211,6 +211,9 @@ def test_a_manifest_cannot_reach_out_of_its_folder(
     (one.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(AdapterError, match="leaves its folder"):
         registry.add(one.path, "student")
+    with pytest.raises(AdapterError, match="leaves its folder"):
+        export_adapter(one.path, tmp_path / "share" / "one")
+    assert not (tmp_path / "share" / "secret.txt").exists()
 
 
 # --- promotion -----------------------------------------------------------------------------------
@@ -276,6 +279,27 @@ def test_a_paired_comparison_is_evidence(registry: AdapterRegistry, make: Make) 
     assert registry.lineage("student").adapters[0].verdict == move.verdict
     card = (registry.export("student@prod", registry.folder.parent / "out") / "README.md").read_text()
     assert "| difference | 0.2 (0.1 to 0.3), n = 100 |" in card
+
+
+def test_a_win_over_another_than_the_alias_points_to_is_no_evidence(
+    registry: AdapterRegistry, make: Make
+) -> None:
+    """Two candidates that both beat the first: the later one has not beaten the earlier one."""
+    one, two, three = make("one"), make("two"), make("three")
+    for adapter in (one, two, three):
+        registry.add(adapter, "student")
+    registry.promote(one.sha256, "student@prod", verdict={**BETTER, "incumbent": None})
+    over_one = {**BETTER, "incumbent": one.sha256}
+    registry.promote(two.sha256, "student@prod", verdict=over_one)
+    with pytest.raises(AdapterError, match=f"over {one.sha256[:12]}, and student@prod points to"):
+        registry.promote(three.sha256, "student@prod", verdict=over_one)
+    with pytest.raises(AdapterError, match="over the base model"):
+        registry.promote(three.sha256, "student@prod", verdict={**BETTER, "incumbent": None})
+    assert registry.get("student@prod").sha256 == two.sha256
+    assert registry.promote(two.sha256, "student@prod", verdict=over_one) == registry.history("student@prod")[-1]
+    assert registry.promote(
+        three.sha256, "student@prod", verdict=over_one, force=True, reason="by hand"
+    ).forced
 
 
 def test_the_same_promotion_twice_is_recorded_once(registry: AdapterRegistry, make: Make) -> None:

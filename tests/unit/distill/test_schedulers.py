@@ -89,6 +89,8 @@ def test_states_of_others_are_refused(make: Callable[[], Curriculum]) -> None:
         {},
         {**scheduler.state_dict(), "scheduler": "Other"},
         {**scheduler.state_dict(), "pool": "0"},
+        scheduler.shuffled().state_dict(),
+        {**scheduler.state_dict(), "settings": {**scheduler.state_dict()["settings"], "seed": 4}},
     ):
         with pytest.raises(DataError, match="another"):
             scheduler.load_state_dict(state)

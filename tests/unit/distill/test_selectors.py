@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from docendo.distill import Random, ScoreTable, Selection, Selector, ShortestCorrect, Shuffled, Verified
@@ -157,10 +157,19 @@ def test_a_shuffled_selector_keeps_as_many_rows_of_the_same_scores(
     if quota:
         assert one.groups == two.groups
     before = real.score(rows).scores
-    after = Shuffled(real, seed=seed, within="kind").score(rows).scores
     kinds = [kind for _, kind in made]
+    scored = Counter(kind for taste, kind in made if taste is not None)
+    assume(max(scored.values(), default=0) > 1)
+    after = Shuffled(real, seed=seed, within="kind").score(rows).scores
     assert Counter(zip(kinds, before, strict=True)) == Counter(zip(kinds, after, strict=True))
     assert [one is None for one in control.score(rows).scores] == [taste is None for taste, _ in made]
+
+
+def test_a_control_that_could_shuffle_nothing_is_refused() -> None:
+    """One row an item: within items every row would keep its own score."""
+    rows = [row(str(n), taste=float(n), kind=str(n)) for n in range(4)]
+    with pytest.raises(ConfigError, match="nothing to shuffle"):
+        Shuffled(Taste(), within="kind").select(rows, k=2)
 
 
 def test_shuffling_moves_all_columns_of_a_row_together() -> None:

@@ -171,6 +171,7 @@ def end_on(monkeypatch, number, *, times):
             left.pop()
             process.send_signal(signal.SIGSTOP)
             process.send_signal(number)
+            process.send_signal(signal.SIGCONT)  # what is stopped dies of nothing but SIGKILL
             process.wait()
         send(process, gold, answer)
 
