@@ -33,8 +33,16 @@ def plain_verdict(verdict: Mapping[str, Any] | Record | None) -> dict[str, Any] 
     return dict(found)
 
 
-def objection(verdict: Mapping[str, Any] | None, sha256: str) -> str | None:
+def objection(
+    verdict: Mapping[str, Any] | None, sha256: str, *, alias: str = "", now: str | None = None
+) -> str | None:
     """Why a verdict is not enough to promote an adapter, or None if it is.
+
+    Args:
+        verdict: The verdict. If it names an "adapter" or an "incumbent", these must be the ones.
+        sha256: The adapter.
+        alias: What is to point to it.
+        now: The adapter that the alias points to, or None if it points nowhere.
 
     Example:
         >>> objection({"verdict": "no effect shown", "reason": "the interval holds 0"}, "a1")
@@ -54,13 +62,25 @@ def objection(verdict: Mapping[str, Any] | None, sha256: str) -> str | None:
     about = verdict.get("adapter")
     if about is not None and not (isinstance(about, str) and len(about) >= 8 and sha256.startswith(about)):
         return f"the verdict is about adapter {str(about)[:12]}"
+    if "incumbent" in verdict and now not in (None, sha256, over := verdict["incumbent"]):
+        who = "the base model" if over is None else str(over)[:12]
+        return f"the verdict is on a win over {who}, and {alias} points to {str(now)[:12]}"
     return None
 
 
 def require_evidence(
-    verdict: Mapping[str, Any] | None, sha256: str, *, name: str, force: bool, reason: str
+    verdict: Mapping[str, Any] | None,
+    sha256: str,
+    *,
+    name: str,
+    alias: str,
+    now: str | None,
+    force: bool,
+    reason: str,
 ) -> bool:
     """Checks a promotion; returns whether it was forced, which nothing is that has evidence.
+
+    The arguments are those of `objection`, and `name` is what the user calls the adapter.
 
     Raises:
         ConfigError: if it is forced without a reason.
@@ -70,7 +90,7 @@ def require_evidence(
         raise ConfigError(f"reason is {reason!r}", expected="a text")
     if force and not reason.strip():
         raise ConfigError("force=True has no reason", expected="the reason, which is kept in the history")
-    why = objection(verdict, sha256)
+    why = objection(verdict, sha256, alias=alias, now=now)
     if why and not force:
         raise AdapterError(
             f"{name!r} is not promoted, because {why}", expected='the verdict "better"', remedy=_REMEDY

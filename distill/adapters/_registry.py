@@ -104,7 +104,8 @@ class AdapterRegistry(RegistryReader):
             ref: The adapter.
             alias: `prod`, or `student@prod` where the adapter has several names.
             verdict: What a comparison said: a `PairedComparison` or a mapping with "verdict" ("better") and
-                "reason". It is kept. If it names an "adapter", that must be this one.
+                "reason". It is kept. If it names an "adapter", that must be this one, and if it names an
+                "incumbent", the alias must point to that one, unless it points nowhere.
             force: Promote it without such evidence.
             reason: Why; required with `force`.
 
@@ -125,7 +126,10 @@ class AdapterRegistry(RegistryReader):
                     f"adapter {sha256[:12]} is not registered as {name!r}", remedy=f"add it as {name!r} first"
                 )
             self._open(sha256, name)
-            forced = require_evidence(plain, sha256, name=ref, force=force, reason=reason)
+            now = next(reversed(index.stack(full)), None)
+            forced = require_evidence(
+                plain, sha256, name=ref, alias=full, now=now, force=force, reason=reason
+            )
             move = Promotion(
                 alias=full,
                 sha256=sha256,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docendo.distill.adapters._adapter import Adapter
+from docendo.distill.adapters._adapter import Adapter, opened
+from docendo.distill.adapters._facts import method_of, parents_of
 from docendo.distill.adapters._registry import AdapterRegistry
 from docendo.distill.datasets._sft import sft_dataset
 from docendo.distill.rounds._arrows import base_model
@@ -129,6 +130,7 @@ def consider(
     incumbent: str | None = None,
     registry: AdapterRegistry | str | Path | None = None,
     engine: EngineProtocol | None = None,
+    parents: Iterable[tuple[str | Path | Adapter, Iterable[Mapping[str, Any]]]] = (),
     resume: bool = False,
     quiet: bool = False,
 ) -> LearnResult:
@@ -137,18 +139,21 @@ def consider(
     Args:
         student: The agent that learnt.
         adapter: The candidate.
-        rows: What it was trained on, to make sure that it has seen none of the held-out items.
+        rows: What it was trained on, to make sure that it has seen none of the held-out items; nothing for
+            a merged adapter.
         tasks: As in `learn`, and so are the others.
         folder: As in `learn`.
         gate: As in `learn`.
         incumbent: As in `learn`.
         registry: As in `learn`.
         engine: As in `learn`.
+        parents: Every adapter that it was trained on from or merged from, down to the base model, with its
+            rows.
         resume: As in `learn`.
         quiet: As in `learn`.
 
     Raises:
-        DataError: if the rows are not those that the adapter's manifest names.
+        DataError: if the rows are not those that an adapter's manifest names, or a parent is not given.
     """
     promoter = Promoter(
         student=student,
@@ -159,17 +164,44 @@ def consider(
         engine=engine,
         folder=folder,
     )
-    opened = adapter if isinstance(adapter, Adapter) else Adapter.open(adapter)
-    given = [dict(row) for row in rows]
-    _require_trained_on(opened, given)
-    with promoter.running(resume=resume, more={"candidate": opened.sha256}) as database:
-        promoter.require_clean(given)
-        return promoter.decide(opened, database, quiet=quiet)
+    candidate = opened(adapter)
+    learnt = _learnt(candidate, rows, parents)
+    with promoter.running(resume=resume, more={"candidate": candidate.sha256}) as database:
+        promoter.require_clean(learnt)
+        return promoter.decide(candidate, database, quiet=quiet)
+
+
+def _learnt(
+    candidate: Adapter,
+    rows: Iterable[Mapping[str, Any]],
+    parents: Iterable[tuple[str | Path | Adapter, Iterable[Mapping[str, Any]]]],
+) -> list[dict[str, Any]]:
+    """All rows that a candidate and what it descends from learnt from."""
+    given = {one.sha256: (one, its) for one, its in ((opened(parent), its) for parent, its in parents)}
+    given[candidate.sha256] = candidate, rows
+    found: dict[str, list[dict[str, Any]]] = {}
+    waiting = [candidate.sha256]
+    while waiting:
+        sha256 = waiting.pop()
+        if sha256 in found:
+            continue
+        if sha256 not in given:
+            raise DataError(
+                f"adapter {candidate.name!r} also learnt what its parent {sha256[:12]} did",
+                expected="parents=, with that adapter and its rows",
+            )
+        one, its = given[sha256]
+        found[sha256] = [dict(row) for row in its]
+        _require_trained_on(one, found[sha256])
+        waiting += parents_of(one.manifest)
+    return [row for its in found.values() for row in its]
 
 
 def _require_trained_on(adapter: Adapter, rows: list[dict[str, Any]]) -> None:
     from docendo.distill.datasets._lineage import data_digest
 
+    if not rows and method_of(adapter.manifest) == "merge":
+        return  # it learnt what its parents did
     if data_digest(rows) != adapter.manifest["data"]["digest"]:
         raise DataError(
             f"adapter {adapter.name!r} was trained on other rows than the {len(rows)} given",

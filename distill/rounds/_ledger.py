@@ -33,6 +33,7 @@ class GateRecord(Record):
         questions: Digests of the questions that were used, sorted.
         settings: The gate's settings.
         opened: When, in UTC.
+        guards: Digests of the questions of its regression set, sorted.
         verdict: The verdict as JSON, or None if it was never reached; the gate counts in any case.
     """
 
@@ -43,12 +44,14 @@ class GateRecord(Record):
     questions: tuple[str, ...]
     settings: Mapping[str, Any]
     opened: str
+    guards: tuple[str, ...] = ()
     verdict: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Rebuilds a record stored by `to_json`."""
-        return cls(**{**value, "questions": tuple(value["questions"])})
+        lists = {name: tuple(value.get(name, ())) for name in ("questions", "guards")}
+        return cls(**{**value, **lists})
 
 
 class GateLedger:
@@ -85,9 +88,10 @@ class GateLedger:
             raise IntegrityError(f"{path} is damaged ({error}); restore a copy of it") from error
         return tuple(record for record in found if alias in (None, record.alias))
 
-    def find(self, alias: str, candidate: str) -> GateRecord | None:
-        """The newest gate of a candidate for an alias."""
-        return next((each for each in reversed(self.records(alias)) if each.candidate == candidate), None)
+    def find(self, alias: str, candidate: str, incumbent: str | None) -> GateRecord | None:
+        """The gate of a candidate against an incumbent, None being the base model; there is one at most."""
+        sides = candidate, incumbent
+        return next((each for each in self.records(alias) if (each.candidate, each.incumbent) == sides), None)
 
     def fresh(self, gate: Gate, items: Sequence[Item], *, alias: str) -> tuple[int, list[tuple[str, Item]]]:
         """The number of the alias's next gate, and the items that are fresh for it, with their digests.
@@ -95,14 +99,23 @@ class GateLedger:
         Raises:
             DataError: if they are too few for a decision.
         """
-        used = {question for record in self.records() for question in record.questions}
+        # What guards is asked at every gate, so it is never fresh.
+        used = {question for record in self.records() for question in (*record.questions, *record.guards)}
+        used |= set(_guards(gate))
         known = {question_digest(item): item for item in items}
         found = [(question, item) for question, item in known.items() if question not in used]
         number = len(self.records(alias)) + 1
-        need = max(gate.size or 1, gate.least(number))
+        least = gate.least(number)
+        if gate.size is not None and gate.size < least:
+            raise DataError(
+                f"the gate's size is {gate.size}, which can show nothing at gate {number} of {alias}",
+                expected=f"at least {least}",
+            )
+        need = max(gate.size or 1, least)
         if len(found) < need:
             raise DataError(
-                f"{len(found)} of {len(items)} test items are fresh, the others were used at earlier gates",
+                f"{len(found)} of {len(items)} test items are fresh, the others were used at earlier gates "
+                "or are in a regression set",
                 expected=f"at least {need} for gate {number} of {alias}",
                 remedy="ask for more test items, such as tasks(test=...) with a larger number",
             )
@@ -133,8 +146,8 @@ class GateLedger:
             ResumeError: if that gate has other settings: a candidate is not tried again at a kinder one.
         """
         with locked(self.folder):
-            older = self.find(alias, candidate)
-            if older is not None and older.incumbent == incumbent:
+            older = self.find(alias, candidate, incumbent)
+            if older is not None:
                 _require_same(gate, older)
                 return older, _found(items, older)
             number, fresh = self.fresh(gate, items, alias=alias)
@@ -147,6 +160,7 @@ class GateLedger:
                 questions=tuple(sorted(question for question, _ in chosen)),
                 settings=gate.to_json(),
                 opened=datetime.now(UTC).isoformat(timespec="seconds"),
+                guards=_guards(gate),
             )
             self._write((*self.records(), record))
         return record, tuple(item for _, item in chosen)
@@ -171,6 +185,11 @@ class GateLedger:
 def question_digest(item: Item) -> str:
     """What an item is known by: its question, however it is spaced and whatever its id."""
     return digest("question", normalise(item.public.question))
+
+
+def _guards(gate: Gate) -> tuple[str, ...]:
+    kept = gate.regression.test if gate.regression is not None else ()
+    return tuple(sorted({question_digest(item) for item in kept}))
 
 
 def _require_same(gate: Gate, record: GateRecord) -> None:

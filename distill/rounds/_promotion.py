@@ -17,6 +17,7 @@ from docendo.distill.rounds._ledger import GateLedger, GateRecord
 from docendo.errors import AdapterError, DataError, SilentNoOp
 from docendo.evals import EvalResult, Task, evaluate
 from docendo.files import require_writable, write_json
+from docendo.hashing import digest
 from docendo.memory import DATABASE, Database, Journal, RunStore
 from docendo.progress import say
 from docendo.records import Item
@@ -127,20 +128,19 @@ class Promoter:
 
     def decide(self, adapter: Adapter, database: Database, *, quiet: bool) -> LearnResult:
         """Puts the candidate before the gate; a gate that decided on it before is believed."""
-        if fingerprint := self.student.engine.fingerprint:
-            adapter.require_base(fingerprint)
+        for engine in (self.student.engine, self.engine):
+            if engine.fingerprint:
+                adapter.require_base(engine.fingerprint)
         if self.registry is not None:
             adapter = self.registry.add(adapter, self.name)
         incumbent = self._incumbent()
-        older = self.ledger.find(self.alias, adapter.sha256)
-        if incumbent == adapter.sha256 and not (older and older.verdict and _said(older).promotes):
+        verdict = self._decided(adapter.sha256, incumbent)
+        if verdict is None and incumbent == adapter.sha256:
             raise SilentNoOp(
                 f"The candidate {adapter.sha256[:12]} is what {self.alias} serves already; "
                 "train on other data, or with other settings."
             )
-        if older is not None and older.verdict and incumbent in (older.incumbent, adapter.sha256):
-            verdict = _said(older)
-        else:
+        if verdict is None:
             verdict = self._at_the_gate(adapter, incumbent, database, quiet=quiet)
         served = self._promote(adapter, verdict, incumbent) if verdict.promotes else None
         result = LearnResult(
@@ -157,6 +157,24 @@ class Promoter:
             return self.registry.resolve(self.alias)
         return self.student.engine.adapter_hash(self.student.adapter)
 
+    def _decided(self, candidate: str, incumbent: str | None) -> GateVerdict | None:
+        """What an earlier gate decided on the two, or how the candidate became the incumbent."""
+        if incumbent == candidate:
+            own = [one for one in self.ledger.records(self.alias) if one.candidate == candidate]
+            said = [_said(one) for one in own if one.verdict]
+            return next((verdict for verdict in reversed(said) if verdict.promotes), None)
+        record = self.ledger.find(self.alias, candidate, incumbent)
+        if record is None or not record.verdict:
+            return None
+        moves = self.registry.history(self.alias) if self.registry is not None else ()
+        if any(one.sha256 == candidate and (one.verdict or {}).get("gate") == record.number for one in moves):
+            raise AdapterError(
+                f"{candidate[:12]} was promoted to {self.alias} at gate {record.number} and taken back"
+                + (f": {moves[-1].reason}" if moves[-1].reason else ""),
+                remedy="promote it by hand with force and a reason, or train another",
+            )
+        return _said(record)
+
     def _at_the_gate(
         self, adapter: Adapter, incumbent: str | None, database: Database, *, quiet: bool
     ) -> GateVerdict:
@@ -169,7 +187,9 @@ class Promoter:
                 f"{self.gate.level(record.number):.2g}"
             )
         engine = self.student.engine
-        old, new = f"{self.name}-incumbent", f"{self.name}-candidate"
+        # Names of its own: others may learn in the same engine at the same time.
+        own = digest("gate", str(self.folder))[:8]
+        old, new = f"{self.name}-incumbent-{own}", f"{self.name}-candidate-{own}"
         try:
             sides = [self.student, self.student.with_adapter(self._load(new, adapter))]
             if self.registry is not None and self.registry.history(self.alias):
@@ -189,6 +209,8 @@ class Promoter:
                     f"The candidate was answered by {(result[1].adapter or 'the base model')[:14]}, "
                     f"not by {adapter.sha256[:12]}, which was trained; load it again."
                 )
+            if result[0].adapter != incumbent:
+                raise self._moved(result[0].adapter)
         verdict = self.gate.judge(*results, gate=record.number, regression=guarded)
         self.ledger.close(record, verdict)
         return verdict
@@ -230,14 +252,17 @@ class Promoter:
             return name
         now = self._incumbent()
         if now not in (incumbent, adapter.sha256):
-            raise AdapterError(
-                f"{self.alias} moved to {(now or 'the base model')[:14]} while the candidate was compared",
-                remedy="learn again, against what it points to now",
-            )
+            raise self._moved(now)
         if now != adapter.sha256 or not self.registry.history(self.alias):
             self.registry.promote(adapter.sha256, self.alias, verdict=verdict.to_json())
         self.registry.serve(self.engine, self.alias, as_=name)
         return name
+
+    def _moved(self, now: str | None) -> AdapterError:
+        return AdapterError(
+            f"{self.alias} moved to {(now or 'the base model')[:14]} while the candidate was compared",
+            remedy="learn again, against what it points to now",
+        )
 
 
 def require_served(loaded: str, served: str | None, adapter: Adapter) -> None:

@@ -198,7 +198,7 @@ def test_a_candidate_is_not_tried_again_at_a_kinder_gate(tmp_path: Path) -> None
     ledger = GateLedger(tmp_path)
     record, _ = open_gate(ledger, "c")
     ledger.close(record, Gate().judge(*pair(5, 3, 60)))
-    found = ledger.find("s@prod", "c")
+    found = ledger.find("s@prod", "c", None)
     assert found is not None
     assert found.verdict is not None
     assert found.verdict["verdict"] == "no effect shown"

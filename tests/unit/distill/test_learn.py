@@ -359,6 +359,28 @@ def test_two_that_beat_the_same_incumbent_at_once_do_not_both_take_its_place(
     assert registry.get("student@prod").sha256 == adapters[1].sha256
 
 
+def test_a_gate_is_between_the_two_that_it_was_opened_for(
+    skilled: Skilled,
+    adapters: list[Adapter],
+    task: Task,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The alias moves before the incumbent is asked; no verdict is recorded on what it moved to."""
+    registry, begin = AdapterRegistry(options["registry"]), GateLedger.open
+    registry.add(adapters[1], "student")
+
+    def meanwhile(self: GateLedger, *given: Any, **more: Any) -> Any:
+        registry.promote(adapters[1].sha256, "student@prod", force=True, reason="somebody else")
+        return begin(self, *given, **more)
+
+    monkeypatch.setattr(GateLedger, "open", meanwhile)
+    with pytest.raises(AdapterError, match="moved to"):
+        consider(Student(skilled), adapters[0], rows_of(task.train[:8]), **options)
+    (record,) = GateLedger(options["registry"]).records()
+    assert record.verdict is None
+
+
 def test_what_was_rolled_back_does_not_come_back_by_its_old_verdict(
     skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any]
 ) -> None:
@@ -404,9 +426,7 @@ def test_an_engine_of_another_base_is_found_before_the_alias_moves(
     skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any]
 ) -> None:
     with pytest.raises(AdapterError, match="base model"):
-        consider(
-            Student(skilled), adapters[0], rows_of(task.train[:8]), engine=ScriptedEngine([]), **options
-        )
+        consider(Student(skilled), adapters[0], rows_of(task.train[:8]), engine=ScriptedEngine([]), **options)
     assert not AdapterRegistry(options["registry"]).history("student@prod")
 
 
