@@ -11,7 +11,7 @@ from docendo.checks import is_number
 from docendo.distill.rounds._scheduler import Curriculum, Feedback, Plan, Pool, in_turn, require_step
 from docendo.distill.rounds._success import SuccessTable, require_window
 from docendo.errors import ConfigError, DataError
-from docendo.hashing import derive_seed
+from docendo.hashing import derive_seed, digest
 
 #: Difficulty of an item by its id; more is harder.
 Difficulty: TypeAlias = "Mapping[str, float] | Callable[[str], float]"
@@ -46,6 +46,9 @@ class EasyToHard(Curriculum):
         """The next items; `weights` are their difficulties."""
         items = in_turn(self._sorted, step, self.size)
         return Plan(items=items, weights={item: self._difficulty[self._told(item)] for item in items})
+
+    def _settings(self) -> dict[str, Any]:
+        return {"difficulty": digest(self._difficulty)}
 
     def _sorted(self, number: int) -> list[str]:
         return sorted(self._order("pass", number), key=lambda item: self._difficulty[self._told(item)])
@@ -127,6 +130,9 @@ class BalancedWindow(Curriculum):
         state = self.table.state_dict()
         told = {self._told(key): outcomes for key, outcomes in state["outcomes"].items()}
         self.table = SuccessTable.from_state({**state, "outcomes": told})
+
+    def _settings(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high, "explore": self.explore}
 
     def _state(self) -> dict[str, Any]:
         return {"table": self.table.state_dict()}

@@ -148,6 +148,7 @@ class Curriculum:
         self.size, self.seed = int(size), int(seed)
         self._strata = strata
         self._other: Mapping[str, str] = {}
+        self._shuffled: int | None = None
 
     def shuffled(self, seed: int = 0) -> Self:
         """The negative control: a copy that takes what is known of an item for that of another, drawn once.
@@ -159,7 +160,7 @@ class Curriculum:
         others = list(self.items)
         random.Random(derive_seed("shuffled", seed)).shuffle(others)
         control = copy.deepcopy(self)
-        control._other = dict(zip(self.items, others, strict=True))
+        control._other, control._shuffled = dict(zip(self.items, others, strict=True)), int(seed)
         control._forget()
         return control
 
@@ -181,20 +182,31 @@ class Curriculum:
         self._learn(told)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was learnt, as JSON values."""
-        return {"scheduler": type(self).__name__, "pool": digest(self.items, self._strata), **self._state()}
+        """Everything that was learnt, and the settings that plans depend on beside it, as JSON values."""
+        settings = {"size": self.size, "seed": self.seed, "shuffled": self._shuffled, **self._settings()}
+        return {
+            "scheduler": type(self).__name__,
+            "pool": digest(self.items, self._strata),
+            "settings": settings,
+            **self._state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` returned.
 
         Raises:
-            DataError: if it is that of another kind of scheduler, or of other items.
+            DataError: if it is that of another kind of scheduler, of other items or other settings: the
+                control of a scheduler does not go on with what that learnt.
         """
         own = self.state_dict()
-        for name, what in (("scheduler", "a scheduler of the kind"), ("pool", "the same items and strata")):
+        for name, what in (
+            ("scheduler", "a scheduler of the kind"),
+            ("pool", "the same items and strata"),
+            ("settings", "the same settings, shuffled or not"),
+        ):
             if state.get(name) != own[name]:
                 raise DataError(
-                    f"the state is of another {name} ({str(state.get(name))[:20]!r})", expected=what
+                    f"the state is of another {name} ({str(state.get(name))[:80]!r})", expected=what
                 )
         try:
             self._load(state)
@@ -217,6 +229,10 @@ class Curriculum:
 
     def _learn(self, feedback: Feedback) -> None:
         """Learns; `advantages` are sizes, of every sample."""
+
+    def _settings(self) -> dict[str, Any]:
+        """What plans depend on beside size, seed and what was learnt."""
+        return {}
 
     def _state(self) -> dict[str, Any]:
         return {}

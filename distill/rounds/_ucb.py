@@ -120,6 +120,9 @@ class UCB(Curriculum):
         self._sizes = {stratum: [] for stratum in self.strata}
         self._seen = dict.fromkeys(self.strata, 0)
 
+    def _settings(self) -> dict[str, Any]:
+        return {"window": self.window, "temperature": self.temperature, "count": self.count}
+
     def _state(self) -> dict[str, Any]:
         return {"sizes": {name: list(sizes) for name, sizes in self._sizes.items()}, "seen": dict(self._seen)}
 
