@@ -13,6 +13,7 @@ import torch
 
 from docendo.distill.adapters._adapter import CARD, Adapter, opened
 from docendo.distill.adapters._card import model_card
+from docendo.distill.adapters._store import files_of
 from docendo.errors import AdapterError, ConfigError, SilentNoOp
 from docendo.files import new_directory, require_writable, write_text
 from docendo.manifest import write_manifest
@@ -78,7 +79,7 @@ def export_adapter(
 def _write_peft(adapter: Adapter, folder: Path, verdict: Mapping[str, Any] | None) -> None:
     facts = _facts(adapter)
     with new_directory(folder) as target:
-        for name in adapter.manifest["files"]:
+        for name in files_of(adapter):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(adapter.path / name, target / name)
         write_text(target / CARD, model_card(facts, verdict=verdict))

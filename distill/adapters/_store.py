@@ -61,7 +61,7 @@ def keep(folder: Path, adapter: Adapter) -> None:
         else:
             _require_same(kept, adapter)
             return
-    names = _files(adapter)
+    names = files_of(adapter)
     with new_directory(target) as copy:
         for name in names:
             file = copy / name
@@ -102,8 +102,12 @@ def settings_of(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _files(adapter: Adapter) -> list[str]:
-    """The files to copy: those of the manifest, and the manifest itself."""
+def files_of(adapter: Adapter) -> list[str]:
+    """The files to copy: those of the manifest, and the manifest itself.
+
+    Raises:
+        AdapterError: if one lies outside of the folder, or can run code when it is loaded.
+    """
     names = [*adapter.manifest["files"], MANIFEST]
     for name in names:
         path = PurePosixPath(name)

@@ -296,7 +296,9 @@ def test_a_win_over_another_than_the_alias_points_to_is_no_evidence(
     with pytest.raises(AdapterError, match="over the base model"):
         registry.promote(three.sha256, "student@prod", verdict={**BETTER, "incumbent": None})
     assert registry.get("student@prod").sha256 == two.sha256
-    assert registry.promote(two.sha256, "student@prod", verdict=over_one) == registry.history("student@prod")[-1]
+    assert (
+        registry.promote(two.sha256, "student@prod", verdict=over_one) == registry.history("student@prod")[-1]
+    )
     assert registry.promote(
         three.sha256, "student@prod", verdict=over_one, force=True, reason="by hand"
     ).forced
