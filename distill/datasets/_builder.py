@@ -88,6 +88,10 @@ class Builder:
             )
         return found if ordered else sorted(found, key=place)
 
+    def knows(self, source: str) -> bool:
+        """Whether something was taken before."""
+        return source in self._open
+
     def take(self, source: str) -> None:
         """Counts something that is no trace, and may go into a row."""
         self.seen += 1
@@ -188,7 +192,7 @@ class Builder:
             return "of other items"
         if trace.trust == "quarantined":
             return "quarantined"
-        return "given twice" if trace.id in self._open else None
+        return "given twice" if self.knows(trace.id) else None
 
     def prompt_for(self, item: Item, where: str) -> list[dict[str, Any]]:
         """What the student is asked about an item, guarded."""

@@ -81,6 +81,8 @@ def lessons_dataset(
         builder.guard.check_id(post.item, f"post {post.id!r}")
         builder.guard.check_texts(texts(dict(post.body)), f"post {post.id!r}")
         reason, text = _against(post, kinds, builder), _text(post)
+        if reason is None and builder.knows(post.id):
+            reason = "given twice"
         asked = None
         if reason is None:
             asked = prompt(post) if prompt is not None else _asked(post, builder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -136,6 +137,18 @@ class Shuffled(Selector):
         return self._scored(as_rows(rows), None)
 
     def _scored(self, rows: Sequence[Row], groups: Sequence[str] | None) -> ScoreTable:
+        table = self.selector.score(rows)
         if groups is None and self.within is not None:
             groups = group_names(rows, self.within)
-        return self.selector.score(rows).shuffled(self.seed, groups)
+            _require_company(table, groups)
+        return table.shuffled(self.seed, groups)
+
+
+def _require_company(table: ScoreTable, groups: Sequence[str]) -> None:
+    """Refuses groups of one row each, in which every row would keep its own score."""
+    sizes = Counter(group for group, score in zip(groups, table.scores, strict=True) if score is not None)
+    if len(sizes) > 1 and max(sizes.values()) == 1:
+        raise ConfigError(
+            f"each of {len(sizes)} groups has one row with a score, so that there is nothing to shuffle",
+            expected="groups of several rows",
+        )
