@@ -34,7 +34,8 @@ def token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes]:
     byte_level = _is_byte_level(tokenizer)
     found = []
     for token in ids:
-        piece = added.get(token) or tokenizer.convert_ids_to_tokens(int(token))
+        # Some vocabularies have ids that mean nothing.
+        piece = added.get(token) or tokenizer.convert_ids_to_tokens(int(token)) or ""
         if token in special:
             found.append(b"")
         elif match := _BYTE.fullmatch(piece):

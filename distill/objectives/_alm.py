@@ -35,7 +35,7 @@ class ALM(PathObjective):
 
     The mean is over chunks. It needs one number for each of the teacher's tokens, so the teacher can be
     run once (`teacher_paths`), or be anything that reports log-probabilities. With one tokenizer on both
-    sides every token is a chunk, and the optimum is the teacher's likelihood of the text.
+    sides, and no `boundary`, every token is a chunk. The optimum is the teacher's likelihood of the text.
 
     A chunk may end where one side could go on with the same token: its likelihood then counts more than
     the text up to there. With `boundary` set, chunks are joined until they end where the teacher gives at

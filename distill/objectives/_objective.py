@@ -44,6 +44,11 @@ class Labels:
         """Number of sequences."""
         return int(self.role.shape[0])
 
+    def sequence_weights(self) -> Any:
+        """The weight of each sequence, S, float32: that of its labels, 0 where it has none."""
+        found = self.weights.new_zeros(self.sequences)
+        return found.scatter_reduce(0, self.sequence, self.weights, "amax")
+
     def rows(self, part: slice) -> Labels:
         """The labels of a slice, for the kind of objective that sees few at a time."""
         return Labels(

@@ -19,9 +19,9 @@ class DCO(PathObjective):
 
     Of an answer with probability p the loss is -log(1 - (1 - p)^N), whose gradient is that of
     cross-entropy times `coverage_factor(log p, N)`: an answer that N tries would find anyway is pushed no
-    further, so the model does not become overconfident. N = 1 is cross-entropy. Each answer's weight is
-    that of its first label, and the loss is a mean over labels as everywhere, so that it can stand beside
-    other terms.
+    further, so the model does not become overconfident. N = 1 is cross-entropy. Each answer has the weight
+    of its labels, and the loss is a mean over labels as everywhere, so that it can stand beside other
+    terms.
 
     Attributes:
         samples: N, about as many tries as the model will get when it is used (64: the middle of the
@@ -45,14 +45,11 @@ class DCO(PathObjective):
         """The sum of the losses of a batch."""
         total = _by_sequence(logprobs, labels)
         learnt = _by_sequence(torch.ones_like(logprobs), labels) > 0
-        weights = torch.zeros_like(total).scatter_reduce(
-            0, labels.sequence, labels.weights.to(total.dtype), "amax", include_self=False
-        )
         found = coverage_loss(total.detach(), self.samples)
         factor = coverage_factor(total.detach(), self.samples)
         # The value is the loss, the gradient the factor times that of cross-entropy: exact at any p.
         loss = found + factor * (total.detach() - total)
-        return (loss * weights)[learnt].sum()
+        return (loss * labels.sequence_weights())[learnt].sum()
 
 
 def coverage_loss(logprob: Any, samples: int) -> Any:

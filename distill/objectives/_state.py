@@ -19,7 +19,7 @@ class TripletHidden(StateObjective):
 
     The hinge of cosine distances of Learn-to-Reason (Wang et al. 2023, arXiv 2310.13332): for an anchor h,
     each positive h+ and each negative h-, max(0, d(h, h+) - d(h, h-) + margin) with d = 1 - cos, the mean
-    over the pairs of an example, then over the examples that have both. Rows come from
+    over the pairs of an example, then over the examples that have both, by their weights. Rows come from
     `contrastive_dataset`.
 
     Attributes:
@@ -35,16 +35,20 @@ class TripletHidden(StateObjective):
             raise ConfigError(f"margin is {self.margin!r}", expected="a number, 0 or more")
 
     def count(self, labels: Labels) -> float:
-        """The examples that have a positive and a negative."""
-        return float(len(_families(labels)))
+        """The weight of the examples that have a positive and a negative."""
+        weights = labels.sequence_weights()
+        return sum(float(weights[anchor]) for anchor, _, _ in _families(labels))
 
     def on_states(self, states: Any, labels: Labels, teacher: Any) -> Any:
         """The sum of the losses of a batch."""
-        total = states.new_zeros(())
+        weights = labels.sequence_weights()
+        # Where no example has both the loss is 0, and so is its gradient, which there has to be.
+        total = (0 * states).sum()
         for anchor, positives, negatives in _families(labels):
             near = 1 - F.cosine_similarity(states[anchor].unsqueeze(0), states[positives])
             far = 1 - F.cosine_similarity(states[anchor].unsqueeze(0), states[negatives])
-            total = total + F.relu(near.unsqueeze(1) - far.unsqueeze(0) + self.margin).mean()
+            hinge = F.relu(near.unsqueeze(1) - far.unsqueeze(0) + self.margin).mean()
+            total = total + weights[anchor] * hinge
         return total
 
 
@@ -52,9 +56,9 @@ class TripletHidden(StateObjective):
 class FeatureMSE(StateObjective):
     """Feature distillation: the student's state after an answer becomes the teacher's (arXiv 2402.02803).
 
-    The mean squared difference of P h and the teacher's state, over its width and over the answers, where
-    P is a linear layer. It can be a small part of a sum only: states say what a model makes of a text and
-    not what it would write.
+    The mean squared difference of P h and the teacher's state, over its width and, by their weights, over
+    the answers, where P is a linear layer. It can be a small part of a sum only: states say what a model
+    makes of a text and not what it would write.
 
     Attributes:
         normalise: Whether both states are first brought to mean square 1, so that the loss does not depend
@@ -70,8 +74,8 @@ class FeatureMSE(StateObjective):
     normalise: bool = True
 
     def count(self, labels: Labels) -> float:
-        """The answers that are learnt."""
-        return float((labels.role == 0).sum())
+        """The weight of the answers that are learnt."""
+        return float(labels.sequence_weights()[labels.role == 0].sum())
 
     def on_states(self, states: Any, labels: Labels, teacher: Any) -> Any:
         """The sum of the losses of a batch."""
@@ -79,7 +83,7 @@ class FeatureMSE(StateObjective):
         ours, theirs = states[anchors], teacher[anchors]
         if self.normalise:
             ours, theirs = F.rms_norm(ours, ours.shape[-1:]), F.rms_norm(theirs, theirs.shape[-1:])
-        return (ours - theirs).square().mean(-1).sum()
+        return ((ours - theirs).square().mean(-1) * labels.sequence_weights()[anchors]).sum()
 
 
 def _families(labels: Labels) -> list[tuple[Any, Any, Any]]:

@@ -153,7 +153,10 @@ def _bins(student: Any, labels: Labels, teacher: Any, temperature: float, name: 
         )
     ids = labels.column(TOP_IDS, name).long()
     top = labels.column(TOP_LOGPROBS, name).float()
-    return with_rest(student.gather(1, ids)), with_rest(top)
+    # What pads the teacher's vocabulary, and not the student's, belongs to the rest.
+    beyond = ids >= student.shape[-1]
+    ours = student.gather(1, ids.masked_fill(beyond, 0))
+    return with_rest(ours.masked_fill(beyond, -math.inf)), with_rest(top.masked_fill(beyond, -math.inf))
 
 
 def with_rest(top: Any) -> Any:

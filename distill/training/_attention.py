@@ -22,6 +22,7 @@ def attend(
     *,
     layout: Any = None,
     scaling: float | None = None,
+    dropout: float = 0.0,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Any, None]:
@@ -45,6 +46,7 @@ def attend(
         key,
         value,
         attn_mask=mask,
+        dropout_p=dropout,
         is_causal=mask is None,
         scale=scaling,
         enable_gqa=key.shape[1] != heads,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from docendo.distill.objectives._objective import Labels, PathObjective, StateObjective, TokenObjective
+from docendo.distill.objectives._token import CrossEntropy
 from docendo.distill.training import _attention
 from docendo.distill.training._batches import Encoded
 from docendo.distill.training._kernels import LinearCrossEntropy, PathLogprobs
@@ -84,7 +85,9 @@ class Forward:
             with torch.no_grad():
                 for self.packed in (False, True):
                     batch = self.collate(chosen)
-                    losses.append(float(self(batch).cross_entropy(batch["labels"], batch["weights"])))
+                    # Examples that weigh nothing would agree whatever the model does.
+                    equal = torch.ones_like(batch["weights"])
+                    losses.append(float(self(batch).cross_entropy(batch["labels"], equal)))
         except (TypeError, ValueError, RuntimeError, AttributeError):
             return False
         finally:
@@ -148,7 +151,7 @@ class Outputs:
 def term_loss(term: Any, outputs: Outputs, labels: Labels, teacher: Outputs | None, head: Any = None) -> Any:
     """The sum of one objective over a batch, before it is divided by its count."""
     if isinstance(term, TokenObjective):
-        if term.name == "cross_entropy":
+        if type(term) is CrossEntropy:  # a subclass may mean something else
             return outputs.cross_entropy(labels.ids, labels.weights)
         return outputs.tokens(term, labels, teacher)
     if isinstance(term, PathObjective):

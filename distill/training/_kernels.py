@@ -204,7 +204,7 @@ def _is_rms_norm(module: Any) -> bool:
     weight, eps = getattr(module, "weight", None), _eps(module)
     if weight is None or eps is None or weight.dim() != 1 or weight.requires_grad:
         return False
-    probe = torch.linspace(-3, 2, 4 * weight.numel()).view(4, -1).to(weight.dtype)
+    probe = torch.linspace(-3, 2, 4 * weight.numel()).view(4, -1).to(weight)
     with torch.no_grad():
         expected = module(probe).float()
         return bool(torch.allclose(RmsNorm.apply(probe, weight, eps).float(), expected, rtol=2e-2, atol=1e-3))

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from docendo.agents import models
+from docendo.agents._templates import end_ids
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.objectives._align import byte_ends, spells, token_bytes
 from docendo.distill.objectives._alm import PATH
@@ -35,10 +36,10 @@ def teacher_paths(
 ) -> Dataset:
     """Adds a teacher's view of each completion to rows: the column `teacher_path` that `ALM` learns from.
 
-    It holds, for each of the teacher's tokens, `ends` (where it ends in the completion's bytes),
-    `logprobs` (natural logarithm) and `boundaries` (the probability that something new begins after it:
-    a token that starts with white space, or the end of the turn). The teacher is asked with the same
-    messages, under its own template.
+    It holds, for each of the teacher's tokens, `ends` (where it ends in the completion's bytes), `logprobs`
+    (natural logarithm; of the end of the turn that of all tokens that end one) and `boundaries` (the
+    probability that something new begins after it: a token that starts with white space, or the end of the
+    turn). The teacher is asked with the same messages, under its own template.
 
     Args:
         model: The teacher: catalogue name, folder or hub id; its tokenizer may be any.
@@ -89,13 +90,15 @@ def teacher_paths(
         )
     older = Adapter.open(adapter) if adapter is not None else None
     teacher = Forward(load_teacher(source, older, dtype), packed=None, examples=examples)
-    opening = _openers(tokenizer, teacher.model.get_output_embeddings().weight.shape[0])
+    size = teacher.model.get_output_embeddings().weight.shape[0]
+    ends = [token for token in end_ids(tokenizer, teacher.model.generation_config) if token < size]
+    opening = _openers(tokenizer, ends, size)
     order = sorted(range(len(rows)), key=lambda index: len(examples[index]))
     with progress("score with the teacher", len(rows), quiet=quiet) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = teacher.collate([examples[index] for index in chosen])
-            found, new = _scores(teacher, batch, opening)
+            found, new = _scores(teacher, batch, opening, ends)
             for index in chosen:
                 count = len(examples[index].completion)
                 # Of a token's own end the mass comes from the next place; nothing follows the last.
@@ -110,24 +113,31 @@ def _text(row: Mapping[str, Any]) -> str:
     return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
-def _scores(teacher: Forward, batch: Mapping[str, Any], opening: Any) -> tuple[list[float], list[float]]:
-    """Log-probability of each label, and the mass on tokens that begin something new in its place."""
+def _scores(
+    teacher: Forward, batch: Mapping[str, Any], opening: Any, ends: list[int]
+) -> tuple[list[float], list[float]]:
+    """Log-probability of each label, and the mass on tokens that begin something new in its place.
+
+    To end the turn is to write any token that ends it: models of chat often have one beside the tokenizer's.
+    """
     labels, logprobs, masses = batch["labels"], [], []
     with torch.inference_mode():
         outputs = teacher(batch)
         for start in range(0, len(labels), 16):
             part = slice(start, start + 16)
             found = outputs.logits_of(part).float().log_softmax(-1)
-            logprobs.extend(found.gather(1, labels[part].unsqueeze(1)).squeeze(1).tolist())
+            own = found.gather(1, labels[part].unsqueeze(1)).squeeze(1)
+            ended = torch.isin(labels[part], torch.tensor(ends, dtype=torch.long))
+            logprobs.extend(torch.where(ended, found[:, ends].logsumexp(-1), own).tolist())
             masses.extend((found.exp() @ opening).tolist())
     return logprobs, masses
 
 
-def _openers(tokenizer: Any, size: int) -> Any:
+def _openers(tokenizer: Any, ends: list[int], size: int) -> Any:
     """1 for each token that begins with white space or ends the turn, 0 for the others."""
     known = min(size, len(tokenizer))
     opening = torch.zeros(size)
-    ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
+    new = {*ends, *tokenizer.all_special_ids}
     for token, piece in enumerate(token_bytes(tokenizer, range(known))):
-        opening[token] = float(token in ends or piece[:1].isspace())
+        opening[token] = float(token in new or piece[:1].isspace())
     return opening

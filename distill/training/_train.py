@@ -23,7 +23,8 @@ from docendo.distill.training._kernels import speed_up
 from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._packing import pad
 from docendo.distill.training._teachers import StoredTeacher, load_teacher, require_vocabulary
-from docendo.distill.training._trainer import ObjectiveTrainer
+from docendo.distill.training._trainer import ObjectiveTrainer, needs_teacher
+from docendo.errors import ConfigError
 from docendo.memory import Database
 
 _DEFAULTS = TrainConfig()
@@ -75,7 +76,8 @@ def train(
         The adapter.
 
     Raises:
-        DataError: if the dataset is empty or malformed.
+        ConfigError: if there is a teacher that the objective never asks, or an adapter of none.
+        DataError: if the dataset is empty or malformed, or the teacher has another vocabulary.
         AdapterError: if `parent` belongs to another base model or has another shape.
         ModelFailure: if the loss is not finite.
         SilentNoOp: if training changed no weight or no prediction, or what was saved is not what was trained.
@@ -89,10 +91,12 @@ def train(
         >>> adapter = train("smollm2-135m-instruct", rows, output="adapters/sum",
         ...                 config=TrainConfig(max_steps=10))  # doctest: +SKIP
     """
+    objective = objective or CrossEntropy()
+    _require_asked(objective, teacher, teacher_adapter)
     return run_job(
         model,
         dataset,
-        _Supervised(objective=objective or CrossEntropy(), teacher=teacher, teacher_adapter=teacher_adapter),
+        _Supervised(objective=objective, teacher=teacher, teacher_adapter=teacher_adapter),
         output=output,
         config=config,
         parent=parent,
@@ -102,6 +106,23 @@ def train(
         database=database,
         quiet=quiet,
     )
+
+
+def _require_asked(objective: Objective, teacher: Any, adapter: Any) -> None:
+    """Refuses a teacher, or an adapter of one, that would change nothing."""
+    if teacher is not None and not any(needs_teacher(term) for _, term in objective.terms):
+        names = " and ".join(term.name for _, term in objective.terms)
+        raise ConfigError(
+            f"there is a teacher, and {names} never asks it",
+            expected="an objective that learns from one, such as KL()",
+            remedy="add one, or leave the teacher out",
+        )
+    if adapter is not None and (teacher is None or isinstance(teacher, StoredTeacher)):
+        raise ConfigError(
+            f"teacher_adapter is {str(adapter)!r} and there is no live teacher",
+            expected="the model it was trained on as the teacher",
+            remedy="give a stored teacher's to store_teacher",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +146,9 @@ class _Supervised:
 
     def build(self, materials: Materials) -> Build:
         config = materials.config
+        if isinstance(self.teacher, StoredTeacher):
+            # Before the examples are read: with other tokens it would know none of them.
+            self.teacher.require_vocabulary(materials.tokenizer)
         examples, too_long = encode(
             materials.rows,
             materials.tokenizer,
@@ -154,11 +178,8 @@ class _Supervised:
         )
 
     def _live(self, materials: Materials) -> Any:
-        """The live teacher, or None; the vocabularies are compared in any case."""
-        if isinstance(self.teacher, StoredTeacher):
-            self.teacher.require_vocabulary(materials.tokenizer)
-            return None
-        if self.teacher is None:
+        """The live teacher, or None."""
+        if self.teacher is None or isinstance(self.teacher, StoredTeacher):
             return None
         source = models.resolve(self.teacher)
         theirs = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

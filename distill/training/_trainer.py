@@ -12,6 +12,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from docendo.distill.objectives._objective import Labels, Objective, StateObjective
+from docendo.distill.objectives._state import TripletHidden
 from docendo.distill.objectives._token import TOP_IDS, CrossEntropy
 from docendo.distill.training._batches import BucketSampler, Encoded, Shared
 from docendo.distill.training._durable import DurableTrainer
@@ -50,7 +51,8 @@ class ObjectiveTrainer(DurableTrainer):
         options: Anything else that `transformers.Trainer` takes.
 
     Raises:
-        DataError: if the objective needs a teacher, and there is neither a live nor a stored one.
+        DataError: if the objective needs a teacher, and there is neither a live nor a stored one; or if it
+            compares answers, and no example has any to compare.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class ObjectiveTrainer(DurableTrainer):
         self.model_accepts_loss_kwargs = True
         self.terms = (objective or CrossEntropy()).terms
         _require_teacher(self.terms, train_dataset, teacher)
+        _require_families(self.terms, train_dataset)
         self.base = model.get_base_model()
         self.forward = Forward(self.base, packed=packed, examples=train_dataset)
         self.teacher = None
         if teacher is not None:
+            teacher = teacher.to(args.device).eval()
             self.teacher = Forward(teacher, packed=packed, examples=train_dataset)
             # Both run over the same batches, so both pack or neither does.
             self.teacher.packed = self.forward.packed = self.teacher.packed and self.forward.packed
@@ -94,7 +98,7 @@ class ObjectiveTrainer(DurableTrainer):
             for _, term in self.terms:
                 if isinstance(term, StateObjective) and term.needs_states:
                     heads[term.name] = torch.nn.Linear(self.forward.width, self.teacher.width, bias=False)
-        return heads
+        return heads.to(self.args.device)
 
     @property
     def packed(self) -> bool:
@@ -163,7 +167,7 @@ class ObjectiveTrainer(DurableTrainer):
         return sum(losses.values()) * float(labels.weights.any())
 
     def _teach(self, inputs: Mapping[str, Any]) -> Outputs | None:
-        if self.teacher is None or not any(_needs_teacher(term) for _, term in self.terms):
+        if self.teacher is None or not any(needs_teacher(term) for _, term in self.terms):
             return None
         with torch.no_grad():
             return self.teacher(inputs, ends=bool(self.heads))
@@ -211,7 +215,7 @@ class ObjectiveTrainer(DurableTrainer):
 def _require_teacher(
     terms: Sequence[tuple[float, Objective]], examples: Sequence[Encoded], teacher: Any
 ) -> None:
-    needy = [term for _, term in terms if _needs_teacher(term)]
+    needy = [term for _, term in terms if needs_teacher(term)]
     live = [term for term in needy if isinstance(term, StateObjective)]
     missing = live or any(TOP_IDS not in example.columns for example in examples)
     if needy and teacher is None and missing:
@@ -224,7 +228,18 @@ def _require_teacher(
         )
 
 
-def _needs_teacher(term: Objective) -> bool:
+def _require_families(terms: Sequence[tuple[float, Objective]], examples: Sequence[Encoded]) -> None:
+    """Of rows that hold no answers to compare the term would be 0, without a word."""
+    compared = any(isinstance(term, TripletHidden) for _, term in terms)
+    if compared and not any(example.positives and example.negatives for example in examples):
+        raise DataError(
+            "no example has both positives and negatives, which triplet compares",
+            expected="rows of contrastive_dataset",
+        )
+
+
+def needs_teacher(term: Objective) -> bool:
+    """Whether a term asks a teacher, for distributions or states."""
     return term.needs_teacher or (isinstance(term, StateObjective) and term.needs_states)
 
 
