@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from docendo.distill.adapters._card import model_card
 from docendo.distill.adapters._facts import parents_of
-from docendo.errors import AdapterError, IntegrityError
+from docendo.errors import AdapterError, ConfigError, IntegrityError
 from docendo.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 CARD = "README.md"
+#: What the manifest of a model with an adapter merged into its weights is called.
+MERGED = "merged model"
 
-__all__ = ["CARD", "SETTINGS", "WEIGHTS", "Adapter", "model_card", "opened"]
+__all__ = ["CARD", "MERGED", "SETTINGS", "WEIGHTS", "Adapter", "model_card", "opened", "require_replaceable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,26 @@ class Adapter:
                 expected=f"the base model {fingerprint[:12]}",
                 remedy="load the model it was trained on, or train a new adapter",
             )
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuses to put an adapter, or a model with one in it, in the place of anything else.
+
+    Raises:
+        ConfigError: if the folder exists, and is neither empty nor one of these.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        known = WEIGHTS in facts["files"] or facts.get("kind") == MERGED
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ConfigError(
+            f"{folder} exists and holds something else than an adapter",
+            expected="a new folder, or one of an adapter, which is replaced",
+        )
 
 
 def opened(adapter: Adapter | str | Path) -> Adapter:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from docendo.distill.adapters._adapter import CARD, Adapter, opened
+from docendo.distill.adapters._adapter import CARD, MERGED, Adapter, opened, require_replaceable
 from docendo.distill.adapters._card import model_card
 from docendo.distill.adapters._store import files_of
 from docendo.errors import AdapterError, ConfigError, SilentNoOp
@@ -43,7 +43,7 @@ def export_adapter(
 
     Args:
         adapter: The adapter, or its folder. For "merged" any kind that PEFT loads and merges.
-        folder: Folder to write; an existing one is replaced.
+        folder: Folder to write; an adapter, or merged model, that is there is replaced.
         format: "peft" or "merged".
         model: For "merged", the base model; the name in the adapter's manifest by default.
         dtype: For "merged", the precision of the weights. "auto" is that of the base. In bfloat16, changes
@@ -55,6 +55,7 @@ def export_adapter(
 
     Raises:
         AdapterError: if the base model is not the one that the adapter was made for.
+        ConfigError: if an argument cannot be used, or the folder holds something else.
         ModelNotFound: if there is no such model.
         SilentNoOp: if the merged model does not give the logits of base and adapter.
         StorageError: if the folder cannot be written.
@@ -69,6 +70,7 @@ def export_adapter(
     adapter = opened(adapter)
     folder = Path(folder)
     require_writable(folder)
+    require_replaceable(folder)
     if format == "merged":
         _write_merged(adapter, folder, model, dtype, verdict)
     else:
@@ -114,7 +116,7 @@ def _write_merged(
             error = _require_close(_logits(_load(target), tokens), wanted, plain, stored)
             facts = {
                 **_facts(adapter),
-                "kind": "merged model",
+                "kind": MERGED,
                 "adapter": adapter.sha256,
                 "logits": {"error": error, "change": float((wanted - plain).abs().max())},
                 "dtype": str(stored).removeprefix("torch."),

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from docendo.checks import is_count, is_number
-from docendo.distill.adapters._adapter import CARD, SETTINGS, WEIGHTS, Adapter, opened
+from docendo.distill.adapters._adapter import CARD, SETTINGS, WEIGHTS, Adapter, opened, require_replaceable
 from docendo.distill.adapters._card import model_card
 from docendo.distill.adapters._combining import Merged, combine, layer_sums, sum_error, total_norm
 from docendo.distill.adapters._descent import merged_lineage, record_merge, require_clean
@@ -74,7 +74,7 @@ def merge_adapters(
     Raises:
         AdapterError: if one is no plain LoRA or tainted, they belong to different base models, or PEFT's
             method fails its check.
-        ConfigError: if an argument cannot be used.
+        ConfigError: if an argument cannot be used, or the output folder holds something else.
         SilentNoOp: if the weighted sum is zero, or what was written is not the sum.
 
     Example:
@@ -84,6 +84,7 @@ def merge_adapters(
         True
     """
     output = Path(output)
+    require_replaceable(output)
     given = [opened(one) for one in adapters]
     numbers = _weights(weights, len(given))
     _require_options(method, rank, density, seed)

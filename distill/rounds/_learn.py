@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docendo.checks import entries
 from docendo.distill.adapters._adapter import Adapter, opened
 from docendo.distill.adapters._facts import method_of, parents_of
 from docendo.distill.adapters._registry import AdapterRegistry
@@ -99,7 +100,7 @@ def learn(
         folder=folder,
     )
     source = base_model(student.engine, model)
-    given = list(data)
+    given: list[Any] = entries("data", data, (Trace, Mapping), "traces, or rows")
     if not resume:
         # Before hours of training; a run that is resumed may have a gate already.
         promoter.ledger.fresh(gate, tasks.test, alias=promoter.alias)
@@ -177,7 +178,12 @@ def _learnt(
     parents: Iterable[tuple[str | Path | Adapter, Iterable[Mapping[str, Any]]]],
 ) -> list[dict[str, Any]]:
     """All rows that a candidate and what it descends from learnt from."""
-    given = {one.sha256: (one, its) for one, its in ((opened(parent), its) for parent, its in parents)}
+    given: dict[str, tuple[Adapter, Iterable[Mapping[str, Any]]]] = {}
+    for pair in entries("parents", parents, (tuple, list), "pairs of an adapter and its rows"):
+        if len(pair) != 2:
+            raise DataError(f"parents holds {len(pair)} things together", expected="an adapter and its rows")
+        one = opened(pair[0])
+        given[one.sha256] = one, pair[1]
     given[candidate.sha256] = candidate, rows
     found: dict[str, list[dict[str, Any]]] = {}
     waiting = [candidate.sha256]
@@ -191,7 +197,7 @@ def _learnt(
                 expected="parents=, with that adapter and its rows",
             )
         one, its = given[sha256]
-        found[sha256] = [dict(row) for row in its]
+        found[sha256] = [dict(row) for row in entries("rows", its, Mapping, "mappings with a prompt")]
         _require_trained_on(one, found[sha256])
         waiting += parents_of(one.manifest)
     return [row for its in found.values() for row in its]

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from docendo.checks import check_kind, entries
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.adapters._names import full_alias, require_name
 from docendo.distill.adapters._registry import AdapterRegistry
@@ -79,6 +81,10 @@ class Promoter:
         engine: EngineProtocol | None,
         folder: str | Path,
     ) -> None:
+        kept = AdapterRegistry, str, Path, NoneType
+        check_kind("tasks", tasks, Task, "a task, as docendo.evals.tasks returns it")
+        check_kind("gate", gate, Gate, "a docendo.distill.Gate")
+        check_kind("registry", registry, kept, "an AdapterRegistry, its folder, or None")
         if not tasks.test:
             raise DataError("the task has no test items", remedy="make it with tasks(test=200)")
         self.student, self.tasks, self.gate = student, tasks, gate
@@ -99,10 +105,11 @@ class Promoter:
         """Refuses rows that hold a held-out question anywhere.
 
         Raises:
+            DataError: if one is no mapping.
             LeakError: naming row and item.
         """
         guard = Guard((), self.held_out)
-        for number, row in enumerate(rows):
+        for number, row in enumerate(entries("rows", rows, Mapping, "mappings with a prompt")):
             guard.check_row(row, f"row {number}")
 
     @contextmanager

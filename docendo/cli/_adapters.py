@@ -183,7 +183,7 @@ def merge(
 @app.command("export", epilog="Example: docendo adapters export student@prod share/student --format merged")
 def export(
     ref: _Ref,
-    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; an adapter there is replaced.")],
     where: _Where = _HERE,
     format: Annotated[
         str, typer.Option(help="peft, or merged: the base model with the adapter in it.")

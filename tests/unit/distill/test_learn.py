@@ -30,7 +30,7 @@ from docendo.distill import (
 from docendo.distill.datasets._lineage import data_digest
 from docendo.distill.rounds._promotion import Promoter
 from docendo.distill.rounds._scheduler import RandomScheduler
-from docendo.errors import AdapterError, DataError, LeakError, ResumeError, SilentNoOp
+from docendo.errors import AdapterError, ConfigError, DataError, LeakError, ResumeError, SilentNoOp
 from docendo.evals import Task
 from docendo.graphs import demonstrate
 from docendo.manifest import write_manifest
@@ -436,6 +436,28 @@ def remade(adapter: Adapter, folder: Path, **facts: Any) -> Adapter:
     plain = {key: value for key, value in adapter.manifest.items() if key not in ("files", "sha256")}
     write_manifest(folder, {**plain, **facts})
     return Adapter.open(folder)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"tasks": None}, {"gate": None}, {"registry": 5}, {"rows": None}, {"rows": [1]}, {"parents": [1]}],
+    ids=str,
+)
+def test_what_is_of_another_type_is_one_clear_line(
+    skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any], bad: dict[str, Any]
+) -> None:
+    given = {"rows": rows_of(task.train[:8]), **options, **bad}
+    with pytest.raises((ConfigError, DataError), match=f"{next(iter(bad))}.* is "):
+        consider(Student(skilled), adapters[0], **given)
+    assert not skilled.requests
+
+
+def test_data_of_another_type_are_one_clear_line(
+    skilled: Skilled, tiny_model_dir: Path, options: dict[str, Any]
+) -> None:
+    for data in (None, "rows", [1]):
+        with pytest.raises(DataError, match=r"data.* is "):
+            learn(Student(skilled), data, model=tiny_model_dir, **options)  # type: ignore[arg-type]
 
 
 def test_what_its_parents_learnt_from_is_checked_as_well(

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from docendo.agents import Engine, models
-from docendo.distill import Adapter, AdapterRegistry, export_adapter
+from docendo.distill import Adapter, AdapterRegistry, export_adapter, merge_adapters
 from docendo.distill.adapters import _index, _store
 from docendo.errors import AdapterError, ConfigError, IntegrityError, SilentNoOp, StorageError
 from docendo.evals import PairedComparison
@@ -214,6 +214,25 @@ def test_a_manifest_cannot_reach_out_of_its_folder(
     with pytest.raises(AdapterError, match="leaves its folder"):
         export_adapter(one.path, tmp_path / "share" / "one")
     assert not (tmp_path / "share" / "secret.txt").exists()
+
+
+def test_a_folder_of_something_else_is_not_replaced(
+    tmp_path: Path, registry: AdapterRegistry, make: Make
+) -> None:
+    one, two = (registry.add(make(name), "student") for name in ("one", "two"))
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    (papers / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="something else"):
+        registry.export(one.sha256, papers)
+    with pytest.raises(ConfigError, match="something else"):
+        registry.export(one.sha256, registry.folder)
+    with pytest.raises(ConfigError, match="something else"):
+        merge_adapters([one, two], output=papers)
+    assert (papers / "thesis.txt").read_text() == "years of work"
+    assert len(registry.list()) == 2
+    assert Adapter.open(registry.export(one.sha256, tmp_path / "share")).sha256 == one.sha256
+    assert Adapter.open(registry.export(two.sha256, tmp_path / "share")).sha256 == two.sha256
 
 
 # --- promotion -----------------------------------------------------------------------------------
