@@ -73,7 +73,11 @@ class ALM(PathObjective):
                 f"the row of item {row.get('item', '')!r} has no {PATH}",
                 expected="rows from teacher_paths(teacher, rows)",
             )
-        chunks = chunks_of(path, byte_ends(token_bytes(tokenizer, labels)), boundary=self.boundary)
+        try:
+            chunks = chunks_of(path, byte_ends(token_bytes(tokenizer, labels)), boundary=self.boundary)
+        except DataError as error:
+            seen = f"the row of item {row.get('item', '')!r}: {error.seen}"
+            raise DataError(seen, expected=error.expected, remedy=error.remedy) from None
         number = np.empty(len(labels), dtype=np.int64)
         likelihood = np.empty(len(labels), dtype=np.float32)
         for place, (ours, theirs) in enumerate(chunks):

@@ -97,7 +97,10 @@ class Objective(ABC):
 
     def identity(self) -> list[dict[str, Any]]:
         """The terms with their weights and settings, as JSON values."""
-        return [{"name": term.name, "weight": weight, **term.settings()} for weight, term in self.terms]
+        return [
+            {"name": term.name, "weight": weight, **_class_of(term), **term.settings()}
+            for weight, term in self.terms
+        ]
 
     def settings(self) -> dict[str, Any]:
         """Its settings as JSON values."""
@@ -131,6 +134,13 @@ class Objective(ABC):
         return Sum(parts=tuple((float(weight) * own, term) for own, term in self.terms))
 
     __rmul__ = __mul__
+
+
+def _class_of(term: Objective) -> dict[str, str]:
+    """What tells an objective of the user's own from one of ours with the same name and settings."""
+    kind = type(term)
+    own = kind.__module__.startswith("docendo.")
+    return {} if own else {"class": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

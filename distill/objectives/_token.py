@@ -36,7 +36,9 @@ class KL(TokenObjective):
 
     `beta` runs from forward to reverse as in generalised knowledge distillation (Agarwal et al. 2024,
     arXiv 2306.13649, eq. 1): 0 is KL(teacher || student), 1 is KL(student || teacher), and between them
-    the generalised Jensen-Shannon divergence to the mixture `beta * teacher + (1 - beta) * student`.
+    the generalised Jensen-Shannon divergence to the mixture `beta * teacher + (1 - beta) * student`. Its size
+    jumps at both ends: near 0 it is about beta times the forward divergence, near 1 about 1 - beta times the
+    reverse one.
 
     With a stored teacher the divergence is that of the k likeliest tokens and one bin for all others: a
     lower bound of the full one, and equal to it if k is the whole vocabulary.

@@ -54,6 +54,11 @@ class Encoded:
         """Tokens that it takes, before any are shared."""
         return sum(map(len, (self.prompt, self.completion, *self.positives, *self.negatives)))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest sequence: the prompt with one of the answers."""
+        return len(self.prompt) + max(map(len, (self.completion, *self.positives, *self.negatives)))
+
 
 def encode(
     rows: Iterable[Mapping[str, Any]],
@@ -69,7 +74,7 @@ def encode(
             conversation), and optionally `weight` and `tools`. Of a conversation the assistant's messages
             are learnt, but for those with `"learn": false`; everything else is context.
         tokenizer: The base model's tokenizer.
-        max_length: Longer examples are left out: cut ones would teach to stop mid-sentence.
+        max_length: Examples with a longer sequence are left out: cut ones would teach to stop mid-sentence.
         extend: Adds to an example what an objective needs of its row.
 
     Returns:
@@ -84,8 +89,10 @@ def encode(
     seen = 0
     for seen, row in enumerate(rows, start=1):
         example = _encode_row(row, tokenizer, seen - 1)
-        if len(example) <= max_length:
-            examples.append(extend(row, example) if extend else example)
+        if extend and example.longest <= max_length:
+            example = extend(row, example)
+        if example.longest <= max_length:
+            examples.append(example)
     if not examples:
         raise DataError(
             f"none of {seen} examples can be trained on",

@@ -178,6 +178,12 @@ class TrainConfig(Record):
         return min(math.ceil(self.warmup_ratio * total), total - 1)
 
 
+def require_batch_size(batch_size: Any) -> None:
+    """Refuses anything but a whole number of examples, 1 or more."""
+    if not _whole(batch_size, 1):
+        raise ConfigError(f"batch_size is {batch_size!r}", expected="a whole number, 1 or more")
+
+
 def _whole(value: Any, least: int) -> bool:
     return is_count(value) and value >= least
 

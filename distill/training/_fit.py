@@ -87,7 +87,7 @@ def fit(
             "final_loss": losses[-1][1],
             "delta_norm": change,
             "logit_shift": shift,
-            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "trainable_parameters": sum(weight.numel() for weight in after.values()),
             "peak_memory_gb": round(max(entry.get(MEMORY, 0.0) for entry in history), 3),
             **({SPEED: round(statistics.fmean(speeds), 1)} if speeds else {}),
         },

@@ -15,7 +15,7 @@ from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.objectives._align import byte_ends, spells, token_bytes
 from docendo.distill.objectives._alm import PATH
 from docendo.distill.training._batches import Encoded, encode
-from docendo.distill.training._config import Dtype
+from docendo.distill.training._config import Dtype, require_batch_size
 from docendo.distill.training._forward import Forward
 from docendo.distill.training._teachers import load_teacher
 from docendo.errors import DataError
@@ -53,6 +53,7 @@ def teacher_paths(
         The rows with the column, but for those whose text the teacher's tokenizer or template changes.
 
     Raises:
+        ConfigError: if `batch_size` is below 1.
         DataError: if a row is malformed, or none is left.
 
     Example:
@@ -64,6 +65,7 @@ def teacher_paths(
     """
     from datasets import Dataset
 
+    require_batch_size(batch_size)
     source = models.resolve(model)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from docendo.checks import is_count
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.objectives._token import TOP_IDS, TOP_LOGPROBS
 from docendo.distill.training._batches import Encoded, encode
-from docendo.distill.training._config import Dtype, TrainConfig
+from docendo.distill.training._config import Dtype, TrainConfig, require_batch_size
 from docendo.distill.training._forward import Forward
 from docendo.distill.training._kernels import speed_up
 from docendo.distill.training._models import base_name, load_base, quiet_libraries
@@ -149,7 +149,7 @@ def store_teacher(
         The store.
 
     Raises:
-        ConfigError: if `top` is more than the vocabulary, or below 1.
+        ConfigError: if `top` is more than the vocabulary or below 1, or `batch_size` is.
         DataError: if the dataset is empty or malformed, or a part of another store lies there.
 
     Example:
@@ -160,10 +160,13 @@ def store_teacher(
     """
     if not is_count(top) or top < 1:
         raise ConfigError(f"top is {top!r}", expected="a whole number, 1 or more")
+    require_batch_size(batch_size)
     output, source = Path(output), models.resolve(model)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     examples, left_out = encode(dataset, tokenizer, max_length=max_length)
-    examples = sorted({_key(example): example for example in examples}.values(), key=len)
+    keyed = {_key(example): example for example in examples}
+    # Neither repeated rows nor their order make another store.
+    examples = [keyed[key] for key in sorted(keyed, key=lambda key: (len(keyed[key]), key))]
     older = Adapter.open(adapter) if adapter is not None else None
     facts = {
         "teacher": {

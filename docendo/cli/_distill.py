@@ -97,7 +97,8 @@ def command(
     ] = None,
     train_seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     resume: Annotated[
-        bool, typer.Option(help="Keep an adapter at --output that was made from the same.")
+        bool,
+        typer.Option(help="Go on from a checkpoint, or keep an adapter at --output made from the same."),
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the adapter's facts as JSON.")] = False,
 ) -> None:

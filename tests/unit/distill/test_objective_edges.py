@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from docendo.distill import (
+    ALM,
     KL,
     CrossEntropy,
     Encoded,
@@ -239,3 +240,58 @@ def test_an_id_that_means_nothing_adds_nothing() -> None:
     inner = Tokenizer(models.WordLevel({"a": 0, "b": 2}, unk_token="a"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
     assert token_bytes(tokenizer, [0, 1, 2]) == [b"a", b"", b"b"]
+
+
+def test_neither_the_order_of_rows_nor_repeated_ones_make_another_store(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    common: dict[str, Any] = {"output": tmp_path / "stored", "top": 4, "quiet": True}
+    stored = store_teacher(tiny_model_dir, ROWS, **common)
+    again = store_teacher(tiny_model_dir, [*reversed(ROWS), ROWS[0]], **common)
+    assert again.manifest["sha256"] == stored.manifest["sha256"]
+
+
+def test_batches_of_nothing_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        store_teacher(tiny_model_dir, ROWS, output=tmp_path / "stored", batch_size=0)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        teacher_paths(tiny_model_dir, ROWS, batch_size=0)
+
+
+@pytest.mark.parametrize("column", ["positives", "negatives"])
+def test_answers_that_are_only_compared_may_not_be_too_long_either(
+    column: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    rows = [{**row, **COMPARED} for row in ROWS]
+    rows[0] |= {column: ["9", "9" * 100]}
+    adapter = train(
+        tiny_model_dir,
+        rows,
+        output=tmp_path / "a",
+        config=QUICK.replace(max_length=80),
+        objective=CrossEntropy() + TripletHidden(),
+        quiet=True,
+    )
+    assert (adapter.manifest["data"]["examples"], adapter.manifest["data"]["too_long"]) == (3, 1)
+
+
+def test_a_path_of_another_text_names_its_row(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = {"ends": [3, 4], "logprobs": [-1.0, -1.0], "boundaries": [1.0, 1.0]}
+    rows = [{**row, "teacher_path": path} for row in ROWS]
+    with pytest.raises(DataError, match="the row of item '0': two tokenizations of one text end at byte 10"):
+        train(tiny_model_dir, rows, output=tmp_path / "a", config=QUICK, objective=ALM(), quiet=True)
+
+
+def test_an_objective_of_ones_own_is_not_taken_for_ours() -> None:
+    assert Smoothed().identity() != CrossEntropy().identity()
+    assert CrossEntropy().identity() == [{"name": "cross_entropy", "weight": 1.0}]
+
+
+def test_the_projection_of_features_is_no_part_of_the_adapter(tiny_model_dir: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"config": QUICK, "quiet": True}
+    plain = train(tiny_model_dir, ROWS, output=tmp_path / "a", **common)
+    objective = CrossEntropy() + FeatureMSE()
+    features = train(
+        tiny_model_dir, ROWS, output=tmp_path / "b", objective=objective, teacher=tiny_model_dir, **common
+    )
+    assert features.metrics["trainable_parameters"] == plain.metrics["trainable_parameters"]
