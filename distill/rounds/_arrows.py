@@ -17,6 +17,7 @@ from docendo.distill.training._config import TrainConfig
 from docendo.errors import ConfigError, DataError
 from docendo.evals import Task, evaluate
 from docendo.graphs import demonstrate, run
+from docendo.hashing import digest
 from docendo.memory import Journal, TraceStore
 from docendo.records import Item
 
@@ -73,11 +74,14 @@ class ExpertArrows:
 
     def exam(self, round: Round) -> Mapping[str, Any]:
         """The newest student, or a graph with it, answers the items that are due; answers are verified."""
-        graph = self._graph(round)
-        name = f"{self.folder.name}-round-{round.number}"
+        learner, due = self._learner(round), self._due(round)
+        weights = learner.engine.adapter_hash(learner.adapter)
+        # Named by who is asked what: where an earlier step came out otherwise it is another run.
+        asked = digest(weights, [item.id for item in due])[:8]
+        name = f"{self.folder.name}-round-{round.number}-{asked}"
         with run(
-            graph,
-            self._due(round),
+            self._graph(learner, round),
+            due,
             name=name,
             folder=round.folder,
             seed=round.seed,
@@ -192,8 +196,7 @@ class ExpertArrows:
             engine.load_adapter(name, path)
         return self.student.with_adapter(name)
 
-    def _graph(self, round: Round) -> Any:
-        learner = self._learner(round)
+    def _graph(self, learner: Agent, round: Round) -> Any:
         if self.graph is not None:
             return self.graph(learner, round)
         return demonstrate(

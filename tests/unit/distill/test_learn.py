@@ -614,6 +614,31 @@ def test_expert_iteration_learns_from_its_own_verified_answers_and_resumes(
         assert two.tokens > 0
 
 
+def test_a_round_whose_training_came_out_otherwise_goes_on_from_there(
+    skilled: Skilled, adapters: list[Adapter], task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainings are stood in for by adapters that are there; which one is decided below."""
+    made = {1: adapters[0], 2: adapters[1]}
+
+    def fitted(_: Any, __: Any, *, output: Path, **___: Any) -> Adapter:
+        adapter = made[int(output.parent.name.removeprefix("round-"))]
+        shutil.copytree(adapter.path, output, dirs_exist_ok=True)
+        return Adapter.open(output)
+
+    monkeypatch.setattr("docendo.distill.training._train.train", fitted)
+    folder = tmp_path / "expert"
+    options: dict[str, Any] = {"folder": folder, "rounds": 2, "samples": 1, "model": "none", "quiet": True}
+    student = Student(skilled)
+    first = expert_iteration(student, task, **options)
+    (folder / "round-1" / "fit.json").unlink()
+    assert expert_iteration(student, task, resume=True, **options).digest == first.digest
+    made[1] = adapters[1]
+    (folder / "round-1" / "fit.json").unlink()
+    again = expert_iteration(student, task, resume=True, **options)
+    assert again.digest != first.digest
+    assert [row.adapter for row in again.rows] == [None, adapters[1].sha256, adapters[1].sha256]
+
+
 def test_a_teacher_may_teach_in_the_rounds_and_the_curriculum_hears_of_the_student_alone(
     skilled: Skilled, tiny_model_dir: Path, task: Task, tmp_path: Path
 ) -> None:
