@@ -26,8 +26,9 @@ from docendo.agents import models
 from docendo.distill import KL, Adapter, Encoded, ObjectiveTrainer, TrainConfig, encode, store_teacher, train
 from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._kernels import speed_up
+from docendo.distill.training._live import load_teacher
 from docendo.distill.training._models import load_peft
-from docendo.distill.training._teachers import StoredTeacher, load_teacher
+from docendo.distill.training._teachers import StoredTeacher
 
 
 def run(examples: list[Encoded], source: Path, teacher: Any, *, steps: int, seed: int) -> tuple[float, float]:

@@ -15,9 +15,9 @@ from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.training._arguments import processes
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._job import run_job
+from docendo.distill.training._live import load_teacher, require_vocabulary
 from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._prompts import probe_of, read_prompts, require_prompts
-from docendo.distill.training._teachers import load_teacher, require_vocabulary
 from docendo.distill.training._trl import (
     GENTLE,
     require_no_weights,

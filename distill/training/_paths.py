@@ -17,7 +17,7 @@ from docendo.distill.objectives._alm import PATH
 from docendo.distill.training._batches import Encoded, encode
 from docendo.distill.training._config import Dtype, require_batch_size
 from docendo.distill.training._forward import Forward
-from docendo.distill.training._teachers import load_teacher
+from docendo.distill.training._live import load_teacher
 from docendo.errors import DataError
 from docendo.progress import progress, say
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
@@ -19,10 +22,10 @@ from docendo.checks import is_count
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.objectives._token import TOP_IDS, TOP_LOGPROBS
 from docendo.distill.training._batches import Encoded, encode
-from docendo.distill.training._config import Dtype, TrainConfig, require_batch_size
+from docendo.distill.training._config import Dtype, require_batch_size
 from docendo.distill.training._forward import Forward
-from docendo.distill.training._kernels import speed_up
-from docendo.distill.training._models import base_name, load_base, quiet_libraries
+from docendo.distill.training._live import load_teacher, require_same, vocabulary_digest
+from docendo.distill.training._models import base_name
 from docendo.errors import ConfigError, DataError, IntegrityError
 from docendo.files import new_directory, require_writable
 from docendo.hashing import digest
@@ -113,7 +116,7 @@ class StoredTeacher:
         Raises:
             DataError: if its tokenizer has others.
         """
-        _require_same(self.manifest["vocabulary"], tokenizer, self.manifest["teacher"]["name"])
+        require_same(self.manifest["vocabulary"], tokenizer, self.manifest["teacher"]["name"])
 
 
 def store_teacher(
@@ -132,7 +135,7 @@ def store_teacher(
 
     Training from a store needs neither the teacher's memory nor its time, however many epochs, seeds and
     settings follow. The student must have the same tokens (`ALM` is for others). An interrupted call goes
-    on where it stopped.
+    on where it stopped; of several processes that call it at once one stores, and the others wait.
 
     Args:
         model: The teacher: catalogue name, folder or hub id.
@@ -182,12 +185,39 @@ def store_teacher(
         "digest": digest([_key(example) for example in examples]),
     }
     identity = digest(facts)
-    if (output / MANIFEST).is_file():
-        store = StoredTeacher.open(output)
-        _require_identity(store.manifest, identity, output)
-        return store
-    require_writable(output)
+    if _finished(output, identity) is None:
+        require_writable(output)
+        with _held(output):
+            if _finished(output, identity) is None:
+                load = partial(load_teacher, source, older, dtype)
+                known = {**facts, "identity": identity}
+                _store(output, examples, known, load, batch_size=batch_size, quiet=quiet)
+    return StoredTeacher.open(output)
+
+
+@contextmanager
+def _held(output: Path) -> Iterator[None]:
+    """Keeps other processes waiting while one writes a store, and clears what a dead one left half."""
+    output.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, because the manifest lists all that is in it.
+    with FileLock(output.with_name(f".{output.name}.lock")):
+        for rest in output.glob(".part-*"):
+            shutil.rmtree(rest, ignore_errors=True)
+        yield
+
+
+def _store(
+    output: Path,
+    examples: Sequence[Encoded],
+    facts: Mapping[str, Any],
+    load: Callable[[], Any],
+    *,
+    batch_size: int,
+    quiet: bool,
+) -> None:
+    """Makes the parts that are not there, and the manifest."""
     teacher: Forward | None = None
+    identity, top = facts["identity"], facts["top"]
     places: dict[str, list[list[Any]]] = {}
     masses: list[tuple[float, int]] = []
     with progress("store the teacher", len(examples), quiet=quiet) as bar:
@@ -195,56 +225,14 @@ def store_teacher(
             chosen, part = examples[start : start + _PART], f"part-{start // _PART:05d}"
             made = _finished(output / part, identity)
             if made is None:
-                teacher = teacher or Forward(
-                    load_teacher(source, older, dtype), packed=None, examples=examples
-                )
+                teacher = teacher or Forward(load(), packed=None, examples=examples)
                 made = _store_part(teacher, chosen, output / part, identity, top=top, batch_size=batch_size)
             places[part] = made["places"]
             masses.append((made["mass"], made["labels"]))
             bar.advance(len(chosen))
     labels = sum(count for _, count in masses)
-    write_manifest(
-        output,
-        {
-            **facts,
-            "identity": identity,
-            "places": places,
-            "labels": labels,
-            "mass": sum(mass * count for mass, count in masses) / labels,
-        },
-    )
-    return StoredTeacher.open(output)
-
-
-def load_teacher(source: Path, adapter: Adapter | None, dtype: Dtype) -> Any:
-    """A frozen causal language model, its adapter in force."""
-    base = load_base(source, TrainConfig(dtype=dtype))
-    if adapter is not None:
-        adapter.require_base(models.fingerprint(source))
-        with quiet_libraries():
-            wrapped = PeftModel.from_pretrained(base, str(adapter.path))
-        speed_up(wrapped)
-        base = wrapped.get_base_model()
-    return base.eval().requires_grad_(False)
-
-
-def vocabulary_digest(tokenizer: Any) -> str:
-    """A digest of what each token id means."""
-    return digest(sorted(tokenizer.get_vocab().items()))
-
-
-def require_vocabulary(teacher: Any, student: Any, name: str) -> None:
-    """Checks that two tokenizers have the same tokens; whatever pads their models' heads does not matter."""
-    _require_same(vocabulary_digest(teacher), student, name)
-
-
-def _require_same(vocabulary: str, tokenizer: Any, name: str) -> None:
-    if vocabulary_digest(tokenizer) != vocabulary:
-        raise DataError(
-            f"teacher {name!r} has another vocabulary than the student",
-            expected="the same tokenizer for losses at each token",
-            remedy="use ALM, which compares the likelihoods of aligned chunks of text",
-        )
+    mass = sum(mass * count for mass, count in masses) / labels
+    write_manifest(output, {**facts, "places": places, "labels": labels, "mass": mass})
 
 
 def _key(example: Encoded) -> str:

@@ -20,9 +20,10 @@ from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._fit import probe_logits
 from docendo.distill.training._job import run_job
 from docendo.distill.training._kernels import speed_up
+from docendo.distill.training._live import load_teacher, require_vocabulary
 from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._packing import pad
-from docendo.distill.training._teachers import StoredTeacher, load_teacher, require_vocabulary
+from docendo.distill.training._teachers import StoredTeacher
 from docendo.distill.training._trainer import ObjectiveTrainer, needs_teacher
 from docendo.errors import ConfigError
 from docendo.memory import Database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from docendo.distill import (
     token_bytes,
     train,
 )
-from docendo.distill.training import _attention
+from docendo.distill.training import _attention, _teachers
 from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._forward import Forward, Outputs, term_loss
 from docendo.errors import ConfigError, DataError
@@ -295,3 +296,39 @@ def test_the_projection_of_features_is_no_part_of_the_adapter(tiny_model_dir: Pa
         tiny_model_dir, ROWS, output=tmp_path / "b", objective=objective, teacher=tiny_model_dir, **common
     )
     assert features.metrics["trainable_parameters"] == plain.metrics["trainable_parameters"]
+
+
+def test_of_two_that_store_a_teacher_at_once_one_waits(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = _teachers._store_part, []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(_teachers, "_store_part", counted)
+    common: dict[str, Any] = {"output": tmp_path / "stored", "top": 4, "quiet": True}
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(store_teacher, tiny_model_dir, ROWS, **common) for _ in range(2)]
+        sums = {one.result().manifest["sha256"] for one in both}
+    assert len(sums) == len(made) == 1
+
+
+def test_what_a_killed_process_left_is_no_part_of_a_store(tiny_model_dir: Path, tmp_path: Path) -> None:
+    left, own = tmp_path / "stored" / ".part-00000.x1y2", tmp_path / "stored" / ".git"
+    for folder in (left, own):
+        folder.mkdir(parents=True)
+    (left / "logprobs.safetensors").write_bytes(b"half")
+    stored = store_teacher(tiny_model_dir, ROWS, output=tmp_path / "stored", top=4, quiet=True)
+    assert not left.exists()
+    assert own.exists()
+    assert not [name for name in stored.manifest["files"] if name.startswith(".")]
+
+
+def test_a_damaged_store_is_made_again(tiny_model_dir: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"output": tmp_path / "stored", "top": 4, "quiet": True}
+    whole = store_teacher(tiny_model_dir, ROWS, **common)
+    file = next((tmp_path / "stored").rglob("logprobs.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    assert store_teacher(tiny_model_dir, ROWS, **common).manifest["sha256"] == whole.manifest["sha256"]
