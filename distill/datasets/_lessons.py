@@ -9,7 +9,7 @@ from docendo.distill.datasets._builder import Builder
 from docendo.distill.datasets._candidates import Draft, name_of
 from docendo.distill.datasets._messages import messages_of, said, texts
 from docendo.errors import DataError
-from docendo.memory import Blackboard, Post
+from docendo.memory import Blackboard, Post, TraceStore
 from docendo.records import Item, Message
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def lessons_dataset(
     """Builds rows from lessons and strategies that were promoted; no other post is learnt from.
 
     Args:
-        posts: A board, or posts of it.
+        posts: A board, or posts of it. On a board, turns and posts that a lesson follows from are checked as
+            well.
         exclude: The test items, which must not appear in the result in any form.
         items: The training items. A lesson about an item needs it here.
         kinds: Kinds of posts.
@@ -50,7 +51,8 @@ def lessons_dataset(
         `traces` and `posts`, ordered by item as in `items`, then as on the board.
 
     Raises:
-        LeakError: if a post or prompt belongs to an excluded item, by id or by question text.
+        LeakError: if a post or prompt belongs to an excluded item, by id or by question text, or follows from
+            what was made on one.
         DataError: if nothing is left; the message counts why.
 
     Example:
@@ -83,6 +85,8 @@ def lessons_dataset(
         reason, text = _against(post, kinds, builder), _text(post)
         if reason is None and builder.knows(post.id):
             reason = "given twice"
+        if reason is None and isinstance(posts, Blackboard):
+            _require_clean(post, posts, builder)
         asked = None
         if reason is None:
             asked = prompt(post) if prompt is not None else _asked(post, builder)
@@ -105,6 +109,15 @@ def lessons_dataset(
         expected=f"a promoted post of kind {' or '.join(kinds)} that has a text and a prompt",
         remedy="promote lessons (Blackboard.trust), or give prompt=",
     )
+
+
+def _require_clean(post: Post, board: Blackboard, builder: Builder) -> None:
+    """Refuses a lesson that was drawn from a test item, even if it names none and repeats no question."""
+    turns = TraceStore(board.database)
+    for one in (post, *board.ancestors(post.id)):
+        items = one.item, *(turns.get(name).item for name in one.traces)
+        for item in items:
+            builder.guard.check_id(item, f"post {post.id!r}, or what it follows from,")
 
 
 def _in_order(posts: Blackboard | Iterable[Post], kinds: Sequence[str]) -> list[Post]:

@@ -197,6 +197,13 @@ class TestContrastive:
             contrastive_dataset([turn("1", "4")], max_negatives=0, **COMMON)
 
 
+def lessons_dataset_or_none(board: Blackboard) -> Any:
+    try:
+        return lessons_dataset(board, quiet=True, **COMMON)
+    except DataError:
+        return None
+
+
 class TestLessons:
     def test_promoted_lessons_become_rows_with_what_they_are_from(self) -> None:
         with Blackboard.open(":memory:") as board:
@@ -238,6 +245,19 @@ class TestLessons:
             data = lessons_dataset([*board.posts(), *board.posts()], quiet=True, **COMMON)
             assert len(data) == 1
             assert left_out(data) == {"given twice": 1}
+
+    @pytest.mark.parametrize("how", ["its own turn", "a post before it"])
+    def test_a_lesson_that_was_drawn_from_a_test_item_is_a_leak(self, how: str) -> None:
+        with Blackboard.open(":memory:") as board:
+            TraceStore(board.database).add([turn("1", "15, by carrying.", of="t", split="test")])
+            first = board.post("answer", {"text": "15"}, author=TEACHER, key="1", traces=["1"])
+            link: dict[str, Any] = {"traces": ["1"]} if how == "its own turn" else {"parents": [first.id]}
+            lesson = board.post("lesson", {"text": "Carry."}, author=TEACHER, key="2", item="a", **link)
+            assert lessons_dataset_or_none(board) is None, "not promoted, so it is left out"
+            board.trust(first.id, "verified", by=CHECKER, reason="read")
+            board.trust(lesson.id, "verified", by=CHECKER, reason="read")
+            with pytest.raises(LeakError, match="was made on the excluded item 't'"):
+                lessons_dataset(board, **COMMON)
 
     def test_a_lesson_that_repeats_a_test_question_is_a_leak(self) -> None:
         with Blackboard.open(":memory:") as board:
