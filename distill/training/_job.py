@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from docendo.agents import models
 from docendo.checks import is_number
-from docendo.distill.adapters._adapter import CARD, WEIGHTS, Adapter, model_card
+from docendo.distill.adapters._adapter import CARD, WEIGHTS, Adapter, model_card, require_replaceable
 from docendo.distill.datasets._lineage import data_digest, lineage, record_dataset
 from docendo.distill.training._arguments import is_first
 from docendo.distill.training._config import TrainConfig
@@ -88,6 +88,7 @@ def run_job(
             return finished
     quiet = quiet or not is_first()
     if is_first():
+        require_replaceable(output)
         require_writable(output)
     with (
         holding(kept, config, resume=resume),

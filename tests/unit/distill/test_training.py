@@ -448,3 +448,11 @@ def test_the_base_folder_is_not_touched(tmp_path: Path) -> None:
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == {
         f.name: f.read_bytes() for f in copy.iterdir()
     }
+
+
+def test_a_folder_that_is_no_adapter_is_never_replaced(tiny_model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years of it")
+    with pytest.raises(ConfigError, match="work"):
+        train(tiny_model_dir, ROWS, output=tmp_path / "work", config=QUICK, quiet=True)
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "years of it"
