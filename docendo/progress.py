@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -100,3 +101,22 @@ def progress(title: str, total: int, *, quiet: bool = False) -> Iterator[Progres
 def say(line: str) -> None:
     """Prints one status line on stderr, where it does not mix with `--json` output."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps progress bars and deprecation notes of the libraries off the user's terminal."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

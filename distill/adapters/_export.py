@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,6 +15,7 @@ from docendo.distill.adapters._store import files_of
 from docendo.errors import AdapterError, ConfigError, SilentNoOp
 from docendo.files import new_directory, require_writable, write_text
 from docendo.manifest import write_manifest
+from docendo.progress import quiet_libraries
 
 Format = Literal["peft", "merged"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -101,7 +100,7 @@ def _write_merged(
 
     source = models.resolve(model if model is not None else adapter.manifest["base"]["name"])
     adapter.require_base(models.fingerprint(source))
-    with _quiet():
+    with quiet_libraries():
         base = _load(source)
         stored = base.config.dtype if dtype == "auto" else getattr(torch, dtype)
         tokens = _probe(int(base.config.vocab_size))
@@ -186,22 +185,3 @@ def _require_close(
             f"{change:.3g}; export it in float32, or as a PEFT folder."
         )
     return error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps bars and notes of the libraries off the terminal."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

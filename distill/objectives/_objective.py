@@ -206,10 +206,12 @@ class StateObjective(Objective):
     Attributes:
         needs_states: Whether it needs a live teacher's states; the student's are then projected to their
             width by a linear layer that is trained along and thrown away.
+        needs_families: Whether it compares answers, so that rows need positives and negatives.
     """
 
     __slots__ = ()
     needs_states: ClassVar[bool] = False
+    needs_families: ClassVar[bool] = False
 
     @abstractmethod
     def on_states(self, states: Any, labels: Labels, teacher: Any) -> Any:

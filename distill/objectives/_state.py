@@ -27,6 +27,7 @@ class TripletHidden(StateObjective):
     """
 
     name: ClassVar[str] = "triplet"
+    needs_families: ClassVar[bool] = True
     margin: float = 1.0
 
     def __post_init__(self) -> None:

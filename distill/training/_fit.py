@@ -16,9 +16,9 @@ from docendo.distill.training._checkpoints import Checkpoint
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._durable import MEMORY
 from docendo.distill.training._method import Build
-from docendo.distill.training._models import quiet_libraries, snapshot
+from docendo.distill.training._models import snapshot
 from docendo.errors import ModelFailure, SilentNoOp
-from docendo.progress import Progress, progress
+from docendo.progress import Progress, progress, quiet_libraries
 
 SPEED = "tokens_per_second"
 

@@ -24,20 +24,13 @@ from docendo.distill.training._arguments import is_first
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._fit import fit
 from docendo.distill.training._method import Materials, Method
-from docendo.distill.training._models import (
-    base_name,
-    load_peft,
-    quiet_libraries,
-    require_shape,
-    save_peft,
-    seeded,
-)
+from docendo.distill.training._models import base_name, load_peft, require_shape, save_peft, seeded
 from docendo.distill.training._resume import checkpoints_of, holding, interrupted, keep
 from docendo.errors import ConfigError, DataError
 from docendo.files import new_directory, require_writable, write_text
 from docendo.manifest import MANIFEST, write_manifest
 from docendo.memory import Artifacts, Database
-from docendo.progress import say
+from docendo.progress import quiet_libraries, say
 
 
 def run_job(

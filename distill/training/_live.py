@@ -11,9 +11,10 @@ from docendo.agents import models
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.training._config import Dtype, TrainConfig
 from docendo.distill.training._kernels import speed_up
-from docendo.distill.training._models import load_base, quiet_libraries
+from docendo.distill.training._models import load_base
 from docendo.errors import DataError
 from docendo.hashing import digest
+from docendo.progress import quiet_libraries
 
 
 def load_teacher(source: Path, adapter: Adapter | None, dtype: Dtype) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from docendo.agents._engine import best_dtype
 from docendo.distill.adapters._adapter import SETTINGS, WEIGHTS, Adapter
 from docendo.distill.training._config import TrainConfig
 from docendo.errors import AdapterError, ModelNotFound, SilentNoOp
+from docendo.progress import quiet_libraries
 
 
 def load_base(source: Path, config: TrainConfig) -> Any:
@@ -137,22 +137,3 @@ def seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keeps progress bars and deprecation notes of the libraries off the user's terminal."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

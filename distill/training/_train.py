@@ -61,7 +61,7 @@ def train(
         objective: What is minimised: `CrossEntropy()` by default, `KL()`, `DCO()`, `ALM()`, or a sum such as
             `0.5 * CrossEntropy() + KL()`.
         teacher: For objectives that need one: a model with the same tokenizer (catalogue name, folder or hub
-            id), which then runs beside the student, or a `StoredTeacher`, which is several times cheaper.
+            id), which then runs beside the student, or a `StoredTeacher`, which is not run again.
         teacher_adapter: A LoRA adapter of a live teacher.
         parent: Adapter folder to continue from, or None to start afresh.
         name: Name of the adapter; the name of the output folder by default.

@@ -12,7 +12,6 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from docendo.distill.objectives._objective import Labels, Objective, StateObjective
-from docendo.distill.objectives._state import TripletHidden
 from docendo.distill.objectives._token import TOP_IDS, CrossEntropy
 from docendo.distill.training._batches import BucketSampler, Encoded, Shared
 from docendo.distill.training._durable import DurableTrainer
@@ -230,10 +229,10 @@ def _require_teacher(
 
 def _require_families(terms: Sequence[tuple[float, Objective]], examples: Sequence[Encoded]) -> None:
     """Of rows that hold no answers to compare the term would be 0, without a word."""
-    compared = any(isinstance(term, TripletHidden) for _, term in terms)
+    compared = [term for _, term in terms if isinstance(term, StateObjective) and term.needs_families]
     if compared and not any(example.positives and example.negatives for example in examples):
         raise DataError(
-            "no example has both positives and negatives, which triplet compares",
+            f"no example has both positives and negatives, which {compared[0].name} compares",
             expected="rows of contrastive_dataset",
         )
 

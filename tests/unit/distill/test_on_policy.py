@@ -14,9 +14,10 @@ from docendo.agents._templates import prompt_ids
 from docendo.distill import KL, TrainConfig, distill_on_policy
 from docendo.distill.training import _trl_trainers as trainers
 from docendo.distill.training._method import Build, Materials
-from docendo.distill.training._models import load_peft, quiet_libraries, seeded
+from docendo.distill.training._models import load_peft, seeded
 from docendo.distill.training._on_policy import _OnPolicy
 from docendo.errors import ConfigError, DataError
+from docendo.progress import quiet_libraries
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

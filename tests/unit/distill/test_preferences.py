@@ -29,10 +29,11 @@ from docendo.distill import (
     train_kto,
 )
 from docendo.distill.training._method import Build, Materials
-from docendo.distill.training._models import load_peft, quiet_libraries, seeded
+from docendo.distill.training._models import load_peft, seeded
 from docendo.distill.training._preference_methods import Labelled, Pairs, mismatched, spread
 from docendo.distill.training._trl import require_hooks
 from docendo.errors import CapabilityError, ConfigError, DataError
+from docendo.progress import quiet_libraries
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

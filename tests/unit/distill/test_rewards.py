@@ -27,9 +27,10 @@ from docendo.distill.training import _trl_trainers as trainers
 from docendo.distill.training._grpo import _Rewarded
 from docendo.distill.training._judge import Judge
 from docendo.distill.training._method import Build, Materials
-from docendo.distill.training._models import load_peft, quiet_libraries, seeded
+from docendo.distill.training._models import load_peft, seeded
 from docendo.distill.training._prompts import text_of
 from docendo.errors import ConfigError, DataError, LeakError, TaskFailure
+from docendo.progress import quiet_libraries
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
