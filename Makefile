@@ -12,7 +12,7 @@ JOBS ?= 2
 BENCH_ARGS ?=
 BAR ?=
 
-.PHONY: help setup quickstart models test lint links format wheel bench faults statistics clean
+.PHONY: help setup quickstart models test lint links format wheel bench faults statistics recipes recipes-page clean
 
 help:
 	@echo 'make setup             .venv with everything in it (done once; again if the pins change)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make wheel             build the wheel into dist/'
 	@echo 'make bench BAR=P1      measured comparisons; writes docs/benchmarks.md'
 	@echo 'make faults BAR=R1     long fault runs; writes docs/reliability.md'
+	@echo 'make recipes           all recipes at SCALE=tiny; make recipes-page renews docs/recipes.md'
 	@echo 'make statistics        intervals and tests against simulations; writes docs/statistics.md'
 
 setup: $(STAMP)
@@ -83,6 +84,15 @@ faults: setup models
 # finished is kept when a run is interrupted. docs/statistics.md is renewed from benchmarks/results/statistics.json.
 statistics: setup
 	$(BIN)/python benchmarks/check_statistics.py
+
+# All recipes at a scale: tiny asks whether they run, laptop takes hours and is what docs/recipes.md reports.
+SCALE ?= tiny
+recipes: setup models
+	$(BIN)/docendo recipes run --all --scale $(SCALE) --resume $(if $(filter-out tiny,$(SCALE)),--record evals/results)
+
+# docs/recipes.md from the registry and evals/results.
+recipes-page: setup
+	$(BIN)/docendo recipes page --output docs/recipes.md
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

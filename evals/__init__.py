@@ -8,6 +8,7 @@ from docendo.evals.comparison._arms import Comparison
 from docendo.evals.comparison._compare import PairedComparison, Verdict, compare
 from docendo.evals.comparison._meter import Meter
 from docendo.evals.comparison._outcome import ArmPair, ArmScore, Outcome
+from docendo.evals.experiments import Scores, Trial, experiment, gain, no_gain, shown, within
 from docendo.evals.harness._evaluate import evaluate
 from docendo.evals.harness._records import EvalRecord, Sample
 from docendo.evals.harness._results import EvalCost, EvalResult
@@ -116,12 +117,14 @@ __all__ = [
     "PairedComparison",
     "ReportData",
     "Sample",
+    "Scores",
     "SequentialComparison",
     "StageMatrix",
     "Task",
     "TaskInfo",
     "TaskMeasures",
     "Transcript",
+    "Trial",
     "Turn",
     "TwoPhase",
     "TwoPhaseResult",
@@ -143,8 +146,10 @@ __all__ = [
     "detectable_difference",
     "diversity",
     "evaluate",
+    "experiment",
     "forgetting_resilience",
     "fuar",
+    "gain",
     "graph_worth",
     "holm",
     "incremental_plasticity",
@@ -156,6 +161,7 @@ __all__ = [
     "make_item",
     "mcnemar",
     "mix",
+    "no_gain",
     "normalise",
     "ood_gap",
     "paired_bootstrap",
@@ -172,6 +178,7 @@ __all__ = [
     "run_report",
     "sample_size",
     "save_plots",
+    "shown",
     "sign_flip",
     "simultaneous_level",
     "strata_baselines",
@@ -184,6 +191,7 @@ __all__ = [
     "wilson",
     "windowed_forgetting",
     "windowed_plasticity",
+    "within",
 ]
 
 # Their modules need the extras `lm-eval` and `inspect`, which `import docendo.evals` must not.

@@ -116,6 +116,14 @@ class TeachAndDistill(Record):
     claim="Zero-shot accuracy on held-out items rises: the paired 95 % interval excludes zero.",
     config=TeachAndDistill,
     cost="8 minutes on two cores with SmolLM2-135M",
+    needs=("model:smollm2-135m-instruct",),
+    scales={
+        "tiny": {
+            "train": 28,
+            "test": 12,
+            "train_config": {"max_steps": 2, "per_device_train_batch_size": 4},
+        }
+    },
 )
 def teach_and_distill(
     config: TeachAndDistill, *, folder: Path, resume: bool = False, quiet: bool = False

@@ -15,6 +15,7 @@ from typing import Any
 from docendo.cli._eval import run_folder
 from docendo.errors import ConfigError, ResumeError
 from docendo.records import Record
+from docendo.registry import Scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +23,13 @@ class Launch(Record):
     """What a run is started with, as JSON: enough to start it again.
 
     Attributes:
-        what: A recipe's id, or FILE.py:NAME of a graph.
+        what: A recipe's id or its FILE.py, or FILE.py:NAME of a graph.
         task: Of a graph: where its items come from.
         settings: Settings of the recipe, or of the graph's task.
         train: Of a graph: number of training items.
         limit: Only the first items; of a recipe, training and test items.
         seed: Seed of items and sampling.
+        scale: Of a recipe: how large it is run.
         cwd: The folder that names of files in it are relative to.
     """
 
@@ -37,6 +39,7 @@ class Launch(Record):
     train: int | None = None
     limit: int | None = None
     seed: int = 0
+    scale: Scale = "laptop"
     cwd: str = ""
 
     @property
@@ -57,6 +60,8 @@ class Launch(Record):
                 "--task and --train are for graphs",
                 remedy="set a recipe's with --set task=... --set train=...",
             )
+        if not self.recipe and self.scale != "laptop":
+            raise ConfigError("--scale is for recipes", remedy="size a graph with --train or --limit")
         if not self.recipe and self.task is None:
             raise ConfigError(
                 "a graph needs items", remedy="add --task reasoning_gym:chain_sum or a .jsonl file"
@@ -68,7 +73,7 @@ class Launch(Record):
         Example:
             >>> Launch(what="own-recipe", settings={"rounds": 1}).changed({"seed": 2, "rounds": 3}).to_json()
             {'what': 'own-recipe', 'task': None, 'settings': {'rounds': 3}, 'train': None, 'limit': None,
-             'seed': 2, 'cwd': ''}
+             'seed': 2, 'scale': 'laptop', 'cwd': ''}
         """
         own = {"seed", "limit"} if self.recipe else {"seed", "limit", "train", "task"}
         fields = {name: value for name, value in settings.items() if name in own}
@@ -126,9 +131,8 @@ def start(
         )
     with contextlib.chdir(launch.cwd):
         if launch.recipe:
-            return _recipe(
-                launch, folder / (name or launch.what), resume=resume, database=database, parent=parent
-            )
+            where = folder / (name or Path(launch.what).stem)
+            return _recipe(launch, where, resume=resume, database=database, parent=parent)
         return _graph(launch, folder, name=name, resume=resume, database=database, parent=parent)
 
 
@@ -142,7 +146,7 @@ def _recipe(
         raise ConfigError("--database is for graphs", remedy="a recipe keeps its database in its folder")
     recipe = get_recipe(launch.what)
     sizes = {"train": launch.limit, "test": launch.limit} if launch.limit is not None else {}
-    config = recipe.configure({"seed": launch.seed, **sizes, **launch.settings})
+    config = recipe.configure({"seed": launch.seed, **sizes, **launch.settings}, scale=launch.scale)
     origin: dict[str, Any] = {"folder": str(folder), "launch": launch.to_json()}
     if parent is not None:
         path = Path(parent)

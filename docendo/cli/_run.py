@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -17,7 +17,9 @@ Settings = Annotated[
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="A recipe's id, or FILE.py:NAME of a compiled graph.")],
+    what: Annotated[
+        str, typer.Argument(help="A recipe's id or its FILE.py, or FILE.py:NAME of a compiled graph.")
+    ],
     task: Annotated[
         str | None, typer.Option(help="For a graph: reasoning_gym:NAME, a .jsonl file, or datasets:PATH.")
     ] = None,
@@ -29,6 +31,9 @@ def command(
         int | None, typer.Option(help="Run only the first items (for a recipe: train and test items).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of items and sampling.")] = 0,
+    scale: Annotated[
+        str, typer.Option(help="For a recipe: tiny (does it run?), laptop or gpu (what is reported).")
+    ] = "laptop",
     name: Annotated[str | None, typer.Option(help="Name of the run; its folder is runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run of this name that was stopped.")] = False,
     database: Annotated[
@@ -45,7 +50,7 @@ def command(
 
     docendo run examples/tutoring.py:graph --task reasoning_gym:chain_sum --set max_terms=3 --limit 20
     """
-    launch = Launch(what=what, task=task, train=train, limit=limit, seed=seed)
+    launch = Launch(what=what, task=task, train=train, limit=limit, seed=seed, scale=cast(Any, scale))
     reserved = ("seed",) if launch.recipe else _RESERVED
     launch = launch.replace(settings=parse_settings(settings or [], reserved=reserved))
     show(start(launch, name=name, resume=resume, database=database), json_=json_)

@@ -8,26 +8,15 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from docendo.cli import main
-from docendo.distill import TrainConfig
-from docendo.registry import ROOMS, Recipe, get_recipe, recipes
+from docendo.evals.experiments import Within, page, result
+from docendo.registry import ROOMS, Recipe, get_recipe, recipes, result_name, results_folder
 
 RECIPES = recipes()
 each = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.id)
-
-#: The smallest settings, by name, for those of them that a recipe has.
-TINY: dict[str, Any] = {
-    "train": 28,
-    "test": 12,
-    "rounds": 1,
-    "samples": 8,
-    "examples": 4,
-    "train_config": TrainConfig(max_steps=2, per_device_train_batch_size=4),
-}
 
 
 def test_there_are_recipes() -> None:
@@ -39,8 +28,9 @@ def test_there_are_recipes() -> None:
 @each
 def test_the_card_is_complete(recipe: Recipe) -> None:
     card = recipe.card()
-    assert all(card.values())
-    assert all("\n" not in value for value in card.values())
+    words = {name: value for name, value in card.items() if name != "needs"}
+    assert all(words.values())
+    assert all("\n" not in value for value in words.values())
     assert re.search(r"arXiv \d{4}\.\d{4,5}|https://", recipe.paper)
     assert re.search(r"\b(19|20)\d\d\b", recipe.paper), "the paper has a year"
     assert recipe.claim.endswith(".")
@@ -75,26 +65,67 @@ def test_the_config_is_frozen_with_defaults_and_json(recipe: Recipe) -> None:
 
 
 @each
-def test_it_runs_end_to_end_and_resumes(recipe: Recipe, guessing_model_dir: Path, tmp_path: Path) -> None:
-    names = {field.name for field in dataclasses.fields(recipe.config)}
-    settings = {name: value for name, value in TINY.items() if name in names}
-    config = recipe.configure({"student": str(guessing_model_dir), **settings})
+def test_it_has_a_tiny_scale_and_five_seeds(recipe: Recipe) -> None:
+    assert "tiny" in recipe.has
+    tiny, laptop = recipe.configure({}, scale="tiny"), recipe.config()
+    assert tiny != laptop
+    if hasattr(recipe.function, "rules"):
+        assert laptop.seeds >= 5
+        assert any(getattr(rule, "expected", "") == "gain" for rule in recipe.function.rules)
+        assert any(getattr(rule, "expected", "") == "no gain" for rule in recipe.function.rules), "no control"
+
+
+@each
+def test_every_need_is_met_here(recipe: Recipe) -> None:
+    assert recipe.missing() == ()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@each
+def test_it_runs_at_the_tiny_scale_and_resumes(recipe: Recipe, tmp_path: Path) -> None:
+    config = recipe.configure({}, scale="tiny")
     summary = recipe.run(config, folder=tmp_path / "run", quiet=True)
-    assert {"before", "after", "difference", "interval", "verdict"} <= set(summary)
-    assert summary["before"]["n"] == 12
-    assert summary["interval"][0] <= summary["difference"] <= summary["interval"][1]
-    for name in ("config.json", "summary.json", "items.jsonl", "docendo.db", "report.html"):
+    for name in ("config.json", "summary.json", "docendo.db"):
         assert (tmp_path / "run" / name).is_file(), name
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == json.loads(json.dumps(summary))
     again = recipe.run(config, folder=tmp_path / "run", resume=True, quiet=True)
-    assert [again[key] for key in ("difference", "verdict")] == [
-        summary[key] for key in ("difference", "verdict")
-    ]
+    same = ("findings", "arms", "facts", "difference", "verdict")
+    assert {key: again[key] for key in same if key in again} == {k: summary[k] for k in same if k in summary}
+    stored = result(recipe, "tiny", summary)
+    assert stored["status"] == "runs"
+    assert json.loads(json.dumps(stored)) == stored
+
+
+@each
+def test_what_is_stored_is_of_the_recipe_as_it_is_now(recipe: Recipe) -> None:
+    for scale, stored in recipe.results().items():
+        assert stored["config"] == json.loads(json.dumps(recipe.configure({}, scale=scale).to_json()))
+        assert stored["commit"], "the commit is known"
+        assert stored["versions"]["docendo"]
+        assert (stored["id"], stored["scale"], stored["claim"]) == (recipe.id, scale, recipe.claim)
+        rules = getattr(recipe.function, "rules", ())
+        names = [rule.fact if isinstance(rule, Within) else rule.name for rule in rules]
+        assert [row["name"] for row in stored.get("findings", [])] == names
+        if rules and scale != "tiny":
+            held = [row["holds"] for row in stored["findings"] if row["holds"] is not None]
+            assert stored["status"] == ("reproduced" if all(held) else "not reproduced")
+
+
+def test_every_stored_result_has_a_recipe() -> None:
+    known = {result_name(recipe.id, scale) for recipe in RECIPES for scale in recipe.has}
+    assert {path.name for path in results_folder().glob("*")} <= known
+
+
+def test_the_page_is_made_from_the_registry_and_the_results() -> None:
+    stored = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert stored == page(RECIPES), "run: make recipes-page"
 
 
 def test_the_command_lists_and_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [recipe.card() for recipe in RECIPES]
+    capsys.readouterr()
     for recipe in RECIPES:
         assert main(["recipes", "show", recipe.id, "--json"]) == 0
         shown = json.loads(capsys.readouterr().out)

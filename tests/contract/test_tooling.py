@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("agents", "distill", "evals", "graphs", "memory")
 MEMORY = ("board", "memories", "requests", "runs", "storage")
-EVALS = ("items", "statistics", "metrics", "harness", "comparison", "interop", "reports")
-DISTILL = ("adapters", "datasets", "objectives", "recipes", "rounds", "selectors", "training")
+EVALS = ("items", "statistics", "metrics", "harness", "comparison", "experiments", "interop", "reports")
+DISTILL = ("adapters", "datasets", "objectives", "rounds", "selectors", "training")
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,6 +39,7 @@ def tree(tmp_path: Path) -> Path:
     """A copy of the sources, small rooms that import nothing, links as tracked."""
     for name in (
         *ROOMS,
+        *(f"{room}/recipes" for room in ROOMS),
         *(f"memory/{part}" for part in MEMORY),
         *(f"evals/{part}" for part in EVALS),
         *(f"distill/{part}" for part in DISTILL),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from docendo import registry
-from docendo.errors import ConfigError
+from docendo.errors import CapabilityError, ConfigError, IntegrityError
 from docendo.records import Record
 
 
@@ -52,11 +52,79 @@ def test_the_id_is_lower_case_words(id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["__main__", "docendo.recipes.some", "docendo.cli.recipes.some", "docendo.distill._some"]
+    "module", ["docendo.recipes.some", "docendo.cli.recipes.some", "docendo.distill._some"]
 )
 def test_a_recipe_is_in_a_rooms_recipes(module: str) -> None:
     with pytest.raises(ConfigError, match=r"docendo\.<room>\.recipes\.<file>"):
         register(module=module)
+
+
+def test_a_recipe_outside_docendo_is_ones_own() -> None:
+    assert register(module="my_package.methods").room == "own"
+
+
+def test_a_need_and_a_scale_are_of_known_kinds() -> None:
+    settings: dict[str, Any] = {"title": "t", "paper": "p", "claim": "c", "config": Config, "cost": "1 s"}
+    with pytest.raises(ConfigError, match="needs 'patience'; expected model:NAME"):
+        registry.recipe(id="some", needs=("patience",), **settings)
+    with pytest.raises(ConfigError, match="of a scale 'huge'; expected tiny or gpu"):
+        registry.recipe(id="some", scales={"huge": {}}, **settings)
+
+
+def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path) -> None:
+    found = register().replace(needs=("package:no_such_package", "package:json"))
+    assert found.missing() == ("package no_such_package is not installed; pip install no_such_package",)
+    with pytest.raises(CapabilityError, match="'some-method' cannot run here: package no_such_package"):
+        found.run(folder=tmp_path)
+
+
+def test_a_scale_changes_the_settings() -> None:
+    found = register().replace(scales={"tiny": {"seed": 7}})
+    assert found.configure({}, scale="tiny").seed == 7
+    assert found.configure({"seed": 1}, scale="tiny").seed == 1
+    assert found.configure({}).seed == 0
+    with pytest.raises(ConfigError, match="has no scale 'gpu'; expected one of tiny, laptop"):
+        found.configure({}, scale="gpu")
+    with pytest.raises(ConfigError, match="the scale is 'big'"):
+        found.configure({}, scale="big")  # type: ignore[arg-type]
+
+
+def test_the_status_is_read_from_the_stored_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "results_folder", lambda: tmp_path)
+    found = register()
+
+    def store(scale: str, status: str) -> None:
+        (tmp_path / registry.result_name(found.id, scale)).write_text(f'{{"status": "{status}"}}')
+
+    assert found.status == "runs"
+    store("tiny", "reproduced")
+    assert found.status == "runs", "a tiny run decides nothing"
+    store("gpu", "not reproduced")
+    assert found.status == "not reproduced"
+    store("laptop", "reproduced")
+    assert found.status == "reproduced"
+    assert list(found.results()) == ["gpu", "laptop", "tiny"]
+    (tmp_path / registry.result_name(found.id, "gpu")).write_text("{")
+    with pytest.raises(IntegrityError, match="is not JSON"):
+        found.results()
+
+
+def test_a_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
+    from docendo.evals.experiments import new_recipe
+
+    path = tmp_path / "my_method.py"
+    path.write_text(new_recipe("my-method"))
+    found = registry.get_recipe(str(path))
+    assert (found.id, found.room) == ("my-method", "own")
+    assert registry.get_recipe(str(path)).id == "my-method", "it may be loaded again"
+    summary = found.run(found.configure({}, scale="tiny"), folder=tmp_path / "run", quiet=True)
+    assert summary["status"] == "runs"
+    path.write_text("x = 1")
+    registry._registered.clear()
+    with pytest.raises(ConfigError, match=r"my_method\.py defines 0 recipes"):
+        registry.get_recipe(str(path))
+    with pytest.raises(ConfigError, match="there is no file"):
+        registry.get_recipe(str(tmp_path / "none.py"))
 
 
 def test_an_id_is_given_once_but_a_module_may_be_loaded_again() -> None:
@@ -73,5 +141,7 @@ def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
 
 def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
     register()
-    with pytest.raises(ConfigError, match=r"no recipe 'nothing'; expected one of .*some-method"):
+    with pytest.raises(
+        ConfigError, match=r"no recipe 'nothing'; expected a file FILE.py, or one of .*some-method"
+    ):
         registry.get_recipe("nothing")

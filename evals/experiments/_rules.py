@@ -1,0 +1,111 @@
+"""What an experiment must show, written before it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from docendo.errors import ConfigError
+from docendo.records import Record
+
+Expected = Literal["gain", "no gain", "anything"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Record):
+    """A difference of two methods on the same items. Made by `gain`, `no_gain` and `shown`.
+
+    Attributes:
+        of: The method.
+        over: What it is compared with.
+        expected: "gain": its interval must lie on the good side of zero; "no gain": it must not, as of a
+            control that keeps the plumbing and takes the information away; "anything": it is printed.
+        equal: The unit of cost that both must have spent alike, within 2 %, for a gain to count.
+        less: Whether less of the value is better.
+    """
+
+    of: str
+    over: str
+    expected: Expected
+    equal: str | None = None
+    less: bool = False
+
+    @property
+    def name(self) -> str:
+        """Both methods."""
+        return f"{self.of} over {self.over}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Within(Record):
+    """A fact that must lie in a range in the mean over the seeds. Made by `within`.
+
+    Attributes:
+        fact: Its name in `Trial.facts`.
+        least: Lower end, or None.
+        most: Upper end, or None.
+    """
+
+    fact: str
+    least: float | None = None
+    most: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies in the range; NaN does not."""
+        if math.isnan(value):
+            return False
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    @property
+    def wanted(self) -> str:
+        """The range in words."""
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g} to {self.most:g}"
+        return f"at least {self.least:g}" if self.least is not None else f"at most {self.most:g}"
+
+
+Rule = Difference | Within
+
+
+def gain(of: str, over: str, *, equal: str | None = None, less: bool = False) -> Difference:
+    """The claim: a method is better than another; its 95 % interval excludes zero.
+
+    Args:
+        of: The method.
+        over: What it is compared with.
+        equal: Unit of cost that both must have spent alike (2 %), or None.
+        less: Whether less of the value is better.
+
+    Example:
+        >>> gain("teaching scores", over="majority", equal="generated tokens").name
+        'teaching scores over majority'
+    """
+    return Difference(of=of, over=over, expected="gain", equal=equal, less=less)
+
+
+def no_gain(of: str, over: str, *, less: bool = False) -> Difference:
+    """A control: it must not be better than the other."""
+    return Difference(of=of, over=over, expected="no gain", less=less)
+
+
+def shown(of: str, over: str, *, less: bool = False) -> Difference:
+    """A difference that is printed whatever it is."""
+    return Difference(of=of, over=over, expected="anything", less=less)
+
+
+def within(fact: str, least: float | None = None, most: float | None = None) -> Within:
+    """A check of the mechanism: the mean of a fact over the seeds lies in a range.
+
+    Raises:
+        ConfigError: if there is no end, or they are the wrong way round.
+
+    Example:
+        >>> within("AUROC", 0.75).wanted
+        'at least 0.75'
+    """
+    if (least is None and most is None) or (least is not None and most is not None and least > most):
+        raise ConfigError(
+            f"{fact} must lie between {least} and {most}", expected="one end, or two in their order"
+        )
+    return Within(fact=fact, least=least, most=most)

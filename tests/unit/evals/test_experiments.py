@@ -1,0 +1,176 @@
+"""Experiments: rules fixed before, one trial for each seed, a status that can say no."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from docendo.errors import ConfigError, DataError, IntegrityError, ResumeError
+from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown, within
+from docendo.evals.experiments import text
+from docendo.records import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(Record):
+    seed: int = 0
+    seeds: int = 5
+    effect: float = 0.3
+    leak: float = 0.0
+    cost: float = 100.0
+    signal: float = 0.9
+
+
+def coins(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+    rng = np.random.default_rng(seed)
+
+    def arm(chance: float, cost: float = 100.0) -> Scores:
+        return Scores(
+            values={str(item): bool(rng.random() < chance) for item in range(200)}, spent={"tokens": cost}
+        )
+
+    return Trial(
+        arms={
+            "base": arm(0.4),
+            "method": arm(0.4 + config.effect, config.cost),
+            "shuffled": arm(0.4 + config.leak),
+        },
+        facts={"signal": config.signal if config.signal >= 0 else math.nan, "seed": seed},
+    )
+
+
+RULES = (
+    gain("method", over="base", equal="tokens"),
+    no_gain("shuffled", over="base"),
+    shown("method", over="shuffled"),
+    within("signal", 0.8),
+)
+run = experiment(*RULES)(coins)
+
+
+def holds(summary: dict[str, Any]) -> list[bool | None]:
+    return [row["holds"] for row in summary["findings"]]
+
+
+def test_all_rules_hold(tmp_path: Path) -> None:
+    summary = run(Settings(), folder=tmp_path / "run", quiet=True)
+    assert summary["status"] == "reproduced"
+    assert holds(summary) == [True, True, None, True]
+    assert [row["role"] for row in summary["findings"]] == ["claim", "control", "shown", "check"]
+    assert summary["seeds"] == [0, 1, 2, 3, 4]
+    assert summary["facts"]["seed"] == {"mean": 2.0, "by_seed": [0, 1, 2, 3, 4]}
+    assert summary["arms"]["base"]["spent"] == {"tokens": 100}
+    stored = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert stored == json.loads(json.dumps(summary))
+    assert text(stored).endswith("reproduced (5 seeds)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "words"),
+    [
+        ({"effect": 0.0}, [False, True, None, True], "no effect shown"),
+        ({"effect": -0.3}, [False, True, None, True], "loss"),
+        ({"leak": 0.3}, [True, False, None, True], "CONTROL BROKEN"),
+        ({"cost": 103.0}, [False, True, None, True], "103 and 100 tokens, which is not alike"),
+        ({"signal": 0.7}, [True, True, None, False], "NOT as it must be: at least 0.8"),
+        ({"signal": -1.0}, [True, True, None, False], "NOT as it must be"),
+    ],
+)
+def test_a_rule_that_fails_is_a_result(
+    changes: dict[str, float], expected: list[bool | None], words: str, tmp_path: Path
+) -> None:
+    summary = run(Settings(**changes), folder=tmp_path / "run", quiet=True)  # type: ignore[arg-type]
+    assert summary["status"] == "not reproduced"
+    assert holds(summary) == expected
+    assert words in " ".join(row["verdict"] for row in summary["findings"])
+
+
+def test_costs_within_two_percent_are_alike(tmp_path: Path) -> None:
+    assert run(Settings(cost=102.0), folder=tmp_path / "run", quiet=True)["status"] == "reproduced"
+
+
+def test_less_can_be_the_gain(tmp_path: Path) -> None:
+    fewer = experiment(gain("base", over="method", less=True), no_gain("method", over="base", less=True))
+    assert fewer(coins)(Settings(), folder=tmp_path / "run", quiet=True)["status"] == "reproduced"
+
+
+def test_four_seeds_decide_nothing(tmp_path: Path) -> None:
+    summary = run(Settings(seeds=4), folder=tmp_path / "run", quiet=True)
+    assert summary["status"] == "runs"
+    assert holds(summary) == [True, True, None, True]
+
+
+def test_an_interrupted_experiment_goes_on_behind_what_has_finished(tmp_path: Path) -> None:
+    began: list[int] = []
+
+    def breaking(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        began.append(seed)
+        if began.count(seed) == 1 and seed == 2:
+            raise KeyboardInterrupt
+        return coins(config, seed=seed, folder=folder, quiet=quiet)
+
+    broken = experiment(*RULES)(breaking)
+    with pytest.raises(KeyboardInterrupt):
+        broken(Settings(), folder=tmp_path / "run", quiet=True)
+    with pytest.raises(ResumeError, match="exists already"):
+        broken(Settings(), folder=tmp_path / "run", quiet=True)
+    with pytest.raises(ResumeError, match="effect"):
+        broken(Settings(effect=0.1), folder=tmp_path / "run", resume=True, quiet=True)
+    summary = broken(Settings(), folder=tmp_path / "run", resume=True, quiet=True)
+    assert began == [0, 1, 2, 2, 3, 4]
+    whole = run(Settings(), folder=tmp_path / "whole", quiet=True)
+    assert {**summary, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
+    run(Settings(), folder=tmp_path / "run", quiet=True)
+    path = tmp_path / "run" / "seed-3" / "trial.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(IntegrityError, match=r"seed-3/trial\.json is damaged; remove it"):
+        run(Settings(), folder=tmp_path / "run", resume=True, quiet=True)
+    path.unlink()
+    assert run(Settings(), folder=tmp_path / "run", resume=True, quiet=True)["status"] == "reproduced"
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no rule that could fail"):
+        experiment(shown("a", over="b"))
+    with pytest.raises(ConfigError, match="expected one end, or two in their order"):
+        within("signal", 1.0, 0.5)
+    with pytest.raises(DataError, match="no arm 'other', of which a rule speaks; expected one of base"):
+        experiment(gain("other", over="base"))(coins)(Settings(), folder=tmp_path / "a", quiet=True)
+    with pytest.raises(DataError, match="no fact 'other'"):
+        experiment(within("other", 0))(coins)(Settings(), folder=tmp_path / "b", quiet=True)
+    with pytest.raises(ConfigError, match="seeds is 0"):
+        run(Settings(seeds=0), folder=tmp_path / "c", quiet=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1", [1]])
+def test_a_value_is_a_finite_number(value: Any) -> None:
+    with pytest.raises(DataError, match="the value of item a is"):
+        Scores(values={"a": value})
+
+
+def test_scores_need_items_and_sane_costs() -> None:
+    with pytest.raises(DataError, match="no items"):
+        Scores(values={})
+    with pytest.raises(DataError, match="tokens spent are -1"):
+        Scores(values={"a": 1}, spent={"tokens": -1})
+    assert Scores(values={"a": None, "b": True}).mean == 1.0
+    assert math.isnan(Scores(values={"a": None}).mean)
+
+
+def test_a_trial_survives_its_storage() -> None:
+    trial = Trial(
+        arms={"a": Scores(values={"x": True, "y": None}, spent={"calls": 2})}, facts={"f": math.nan, "g": 1}
+    )
+    again = Trial.from_json(json.loads(json.dumps(trial.to_json())))
+    assert again.arms == trial.arms
+    assert math.isnan(again.facts["f"])
+    assert again.facts["g"] == 1
