@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from docendo.distill.training._packing import pack
     from docendo.distill.training._paths import teacher_paths
     from docendo.distill.training._preferences import train_dpo, train_kto
+    from docendo.distill.training._pretrain import PretrainConfig, Sampler, pretrain
     from docendo.distill.training._rewards import ExactLabel, GroupReward, LengthReward, SampledAnswer
     from docendo.distill.training._teachers import StoredTeacher, store_teacher
     from docendo.distill.training._train import train
@@ -117,6 +118,7 @@ __all__ = [
     "PCoreSet",
     "PathObjective",
     "Plan",
+    "PretrainConfig",
     "Promotion",
     "QualityClassifier",
     "Random",
@@ -127,6 +129,7 @@ __all__ = [
     "Rounds",
     "RoundsReport",
     "SampledAnswer",
+    "Sampler",
     "Scheduler",
     "ScoreTable",
     "Selection",
@@ -163,6 +166,7 @@ __all__ = [
     "mix_datasets",
     "pack",
     "pairs_dataset",
+    "pretrain",
     "prompts_dataset",
     "push_to_hub",
     "save_dataset",
@@ -180,6 +184,9 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "Sampler": "docendo.distill.training._pretrain",
+        "pretrain": "docendo.distill.training._pretrain",
+        "PretrainConfig": "docendo.distill.training._pretrain",
         "ALM": "docendo.distill.objectives._alm",
         "DCO": "docendo.distill.objectives._path",
         "KL": "docendo.distill.objectives._token",
