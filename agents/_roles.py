@@ -161,6 +161,10 @@ class Agent:
         """A copy with other decoding settings, such as `with_sampling(n=8, temperature=0.8)`."""
         return self._copy(sampling=self.sampling.replace(**changes))
 
+    def with_examples(self, *examples: Example) -> Self:
+        """A copy that is shown these worked examples instead of its own."""
+        return self._copy(examples=examples)
+
     def _copy(self, **changes: Any) -> Self:
         other = copy.copy(self)
         vars(other).update(changes)

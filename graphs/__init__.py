@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from docendo.graphs._run import Run, arun, run
     from docendo.graphs._state import LargeState
     from docendo.graphs._tutoring import TutoringState, tutoring
+    from docendo.graphs.teaching._choosing import choose
+    from docendo.graphs.teaching._exams import Exam, NearestExam, VariantExam, teaching_score
+    from docendo.graphs.teaching._graph import LbTState, learning_by_teaching
+    from docendo.graphs.teaching._measures import TeachingMeasures, teaching_measures
 
 __all__ = [
     "BlackboardState",
@@ -22,25 +26,34 @@ __all__ = [
     "BoardSearchItem",
     "BoardStore",
     "DemonstrationState",
+    "Exam",
     "Grader",
     "LargeState",
+    "LbTState",
+    "NearestExam",
     "Pruned",
     "Run",
     "RunDiff",
     "RunInfo",
+    "TeachingMeasures",
     "TutoringState",
+    "VariantExam",
     "arun",
     "blackboard",
     "checkpointer",
+    "choose",
     "demonstrate",
     "describe_run",
     "description",
     "diff_runs",
     "find_run",
+    "learning_by_teaching",
     "list_runs",
     "node",
     "prune_runs",
     "run",
+    "teaching_measures",
+    "teaching_score",
     "tutoring",
 ]
 
@@ -58,5 +71,11 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),
         **dict.fromkeys(("BoardItem", "BoardSearchItem", "BoardStore"), "docendo.graphs._store"),
         **dict.fromkeys(("TutoringState", "tutoring"), "docendo.graphs._tutoring"),
+        "choose": "docendo.graphs.teaching._choosing",
+        **dict.fromkeys(
+            ("Exam", "NearestExam", "VariantExam", "teaching_score"), "docendo.graphs.teaching._exams"
+        ),
+        **dict.fromkeys(("LbTState", "learning_by_teaching"), "docendo.graphs.teaching._graph"),
+        **dict.fromkeys(("TeachingMeasures", "teaching_measures"), "docendo.graphs.teaching._measures"),
     },
 )

@@ -18,6 +18,7 @@ PostKind = Literal[
     "task",
     "attempt",
     "verdict",
+    "exam",
     "hint",
     "demonstration",
     "lesson",

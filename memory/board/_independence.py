@@ -16,7 +16,7 @@ from docendo.records import Author
 
 #: Kinds of posts that say nothing a later post could repeat: what was asked, and what was judged. Any other
 #: kind, a channel's own ones included, counts as content.
-NO_CONTENT = frozenset({"task", "question", "request", "verdict", "event", "tombstone"})
+NO_CONTENT = frozenset({"task", "question", "request", "verdict", "exam", "event", "tombstone"})
 
 
 _RECORDS = sa.select(_schema.traces.c.id, _schema.traces.c.record).where(
