@@ -168,7 +168,15 @@ class NoteKeeper:
         item = PublicItem(id=request.item or request.id, question=request.text)
         messages = self.agent.messages(item, notes=marked((self.name, note.text) for note in found))
         step = int(request.details.get("step", request.seq))
-        turn = await context.ask(self.agent, item.id, messages, node=f"respond/{self.name}", step=step)
+        asked = request.details.get("turn")
+        turn = await context.ask(
+            self.agent,
+            item.id,
+            messages,
+            node=f"respond/{self.name}",
+            step=step,
+            parents=[str(asked)] if asked else (),
+        )
         return {"text": turn.text, "notes": indexes, "trace": turn.trace}
 
     def describe(self) -> dict[str, Any]:

@@ -79,12 +79,11 @@ class _Nodes:
         messages = list(main.messages(public, history=history))
         if last:
             messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{main.last_round}"}
-        turn = await context.ask(
-            main, item, messages, node="plan", step=len(turns), parents=[t for t in turns[-1:] if t]
-        )
+        heard = [t for t in turns[-1:] if t] + self._heard(requests, asked[-1] if asked else ())
+        turn = await context.ask(main, item, messages, node="plan", step=len(turns), parents=heard)
         decision = main.decide(turn.text, item=public, rounds=len(asked))
         if decision.requests and not last:
-            ids = self._ask(context, requests, item, decision.requests, len(asked))
+            ids = self._ask(context, requests, item, decision.requests, len(asked), turn.trace)
             return {"turns": [*turns, turn.trace], "asked": [*asked, ids]}
         answer = decision.answer or turn.text.strip()
         context.post(
@@ -99,12 +98,18 @@ class _Nodes:
         return {"turns": [*turns, turn.trace], "answer": answer}
 
     def _ask(
-        self, context: RunContext, requests: Requests, item: str, texts: Sequence[str], number: int
+        self,
+        context: RunContext,
+        requests: Requests,
+        item: str,
+        texts: Sequence[str],
+        number: int,
+        turn: str = "",
     ) -> list[str]:
         split = context.public(item).split
         return [
             requests.ask(
-                {"text": text, "split": split, "step": 100 * number + place},
+                {"text": text, "split": split, "step": 100 * number + place, "turn": turn},
                 author=self.main.author,
                 key=f"{context.run}/{item}/request/{number}/{place}",
                 deadline=self.deadline,
@@ -116,6 +121,12 @@ class _Nodes:
             ).id
             for place, text in enumerate(texts[:100])
         ]
+
+    def _heard(self, requests: Requests, ids: Sequence[str]) -> list[str]:
+        """The volunteers' turns whose responses the main agent is told."""
+        outcomes = [requests.collect(requests.get(request), reader=self.main.author) for request in ids]
+        told = [response.details.get("trace") for outcome in outcomes for response in outcome.responses]
+        return [str(trace) for trace in told if trace]
 
     def _told(self, requests: Requests, ids: Sequence[str]) -> str:
         found = [requests.get(request) for request in ids]

@@ -67,11 +67,13 @@ class _Nodes:
         attempts, hints = state.get("attempts", []), state.get("hints", [])
         public = context.public(item)
         task = state.get("task") or self._open(public, context)
-        texts = [_hint(context, hint) for hint in hints]
+        told = [_hint(context, hint) for hint in hints]
         earlier = [context.traces.get(trace).completion for trace in attempts]
-        messages = student.messages(public, history=list(zip(earlier, texts, strict=True)))
-        step = len(attempts)
-        turn = await context.ask(student, item, messages, node="attempt", step=step, parents=attempts[-1:])
+        history = [(attempt, text) for attempt, (text, _) in zip(earlier, told, strict=True)]
+        messages, step = student.messages(public, history=history), len(attempts)
+        # The tutor's turn, too: whoever reads the traces sees what the student answers to.
+        heard = [*attempts[-1:], *(trace for _, trace in told[-1:] if trace)]
+        turn = await context.ask(student, item, messages, node="attempt", step=step, parents=heard)
         post = context.post(
             "attempt",
             {"text": turn.text, "trace": turn.trace},
@@ -158,10 +160,12 @@ class _Nodes:
         return "demonstrate" if self.teacher is not None else "__end__"
 
 
-def _hint(context: RunContext, post_id: str) -> str:
-    """A hint as the student may see it: the plain one where none is left, or it was taken out."""
+def _hint(context: RunContext, post_id: str) -> tuple[str, str]:
+    """A hint as the student may see it, and its turn: the plain one where none is left or it was taken out."""
     post = context.board.get(post_id) if post_id else None
-    return PLAIN_HINT if post is None or post.trust == "quarantined" else str(post.body["text"])
+    if post is None or post.trust == "quarantined":
+        return PLAIN_HINT, ""
+    return str(post.body["text"]), str(post.body["trace"])
 
 
 def _present(agent: Agent | None) -> Agent:

@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from docendo import graphs
-from docendo.agents import Asker, NoteKeeper, RunContext, ScriptedEngine, Worker, volunteers
+from docendo.agents import Agent, Asker, NoteKeeper, RunContext, ScriptedEngine, Worker, volunteers
 from docendo.errors import ConfigError, ModelFailure
+from docendo.evals import item_efforts
 from docendo.memory import Blackboard, Database
 from docendo.records import Gold, Item, PublicItem
 
@@ -41,6 +42,18 @@ def test_asks_is_told_and_answers():
     assert '<note from="sky">The moon is 400,000 km away.</note>' in told
     assert context.board.posts(kind="answer")[0].parents == tuple(state["responses"])
     assert context.board.verify().ok
+
+
+def test_turns_name_the_turns_that_they_answer_to():
+    reader = Agent(ScriptedEngine(["2 million km"]), role="reader", prompt="{notes}\n{question}")
+    birds = NoteKeeper("birds", ["A tern flies 2 million km in its life."], agent=reader, threshold=0.1)
+    state, _, context = run(["REQUEST: how far a tern flies", "ANSWER: 2"], [birds, SKY])
+    asked, told = state["turns"]
+    (responded,) = context.traces.find(role="reader")
+    assert responded.parents == (asked,)
+    assert context.traces.get(told).parents == (asked, responded.id)
+    (effort,) = item_efforts(context.traces.find(), {"i": True})
+    assert (effort.turns, effort.messages) == (3, 2)
 
 
 def test_nobody_volunteers_is_said():

@@ -23,7 +23,7 @@ from docendo import (
     graphs,
 )
 from docendo.errors import ConfigError
-from docendo.evals import ExactScorer, make_item
+from docendo.evals import ExactScorer, item_efforts, make_item
 from docendo.graphs._tutoring import PLAIN_HINT
 
 ITEM = make_item("What is 20 + 22?", 42)
@@ -75,8 +75,11 @@ def test_a_hint_leads_to_a_second_attempt_that_sees_both() -> None:
     assert len(state["attempts"]) == 2
     first, second = (context.traces.get(trace) for trace in state["attempts"])
     assert (first.rewards["verified"], second.rewards["verified"]) == (0.0, 1.0)
-    assert second.parents == (first.id,)
+    hint = context.board.posts(kind="hint")[0]
+    assert second.parents == (first.id, hint.body["trace"])
     assert kinds(context) == {"task": 1, "attempt": 2, "verdict": 2, "hint": 1}
+    effort = item_efforts(context.traces.find(), {ITEM.id: state["solved"]})[0]
+    assert (effort.turns, effort.messages) == (3, 2), "the attempt goes to the tutor, the hint to the student"
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
