@@ -29,7 +29,16 @@ LEADS, SECOND = "Who leads the {} {}?", "The {} {} is led by {}."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question of two hops: its requests, the right name, the sheets and how they begin, the answer."""
+    """A question of two hops.
+
+    Attributes:
+        first: The first request.
+        second: The second, with a place for the name.
+        name: The right name.
+        begun: How the sheets begin, as the reader continues them.
+        sheets: Numbers of the two sheets that are needed.
+        answer: The answer.
+    """
 
     first: str
     second: str
@@ -38,10 +47,30 @@ class Question:
     sheets: tuple[int, int]
     answer: str
 
+    @property
+    def text(self) -> str:
+        """The question as it is asked."""
+        place = self.first.removeprefix("Who leads ").rstrip("?")
+        return self.second.format(f"the one who leads {place}")
+
+    @property
+    def requests(self) -> tuple[str, str]:
+        """Both requests, with the right name."""
+        return self.first, self.second.format(self.name)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lake:
-    """The sheets by partition (numbers into `sheets`), what keepers say of themselves, and questions."""
+    """The sheets by partition, and questions about them.
+
+    Attributes:
+        sheets: All sheets.
+        partitions: Numbers of the sheets of each keeper.
+        right: What each keeper says of itself, all right.
+        stale: The same, half of it wrong.
+        dev: Questions for thresholds.
+        test: Other questions.
+    """
 
     sheets: Sequence[str]
     partitions: Sequence[Sequence[int]]
@@ -58,7 +87,7 @@ def lake(seed: int, *, dev: int, test: int) -> Lake:
     request is in several partitions. Two descriptions are those of other keepers, and two tell of the
     traits that their keepers used to hold.
     """
-    draw = random.Random(f"lake/{seed}")
+    draw = random.Random(f"volunteer-board/{seed}")
     names = [f"{first} {last}" for first in FIRST for last in LAST]
     draw.shuffle(names)
     order = list(range(len(KINDS)))
