@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from docendo.agents._context import RunContext, Turn
     from docendo.agents._embedders import EngineEmbedder, SentenceEmbedder
     from docendo.agents._engine import Engine
+    from docendo.agents._flops import FlopsModel
     from docendo.agents._langchain import ChatDocendo
     from docendo.agents._open import open_engine
     from docendo.agents._openai import OpenAIEngine
@@ -37,6 +38,7 @@ __all__ = [
     "EngineEmbedder",
     "EngineProtocol",
     "EngineReranker",
+    "FlopsModel",
     "LikelihoodReranker",
     "ModelVerifier",
     "NoteKeeper",
@@ -81,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("EngineReranker", "LikelihoodReranker"), "docendo.agents._rerankers"),
         "OpenAIEngine": "docendo.agents._openai",
         "ScriptedEngine": "docendo.agents._scripted",
+        "FlopsModel": "docendo.agents._flops",
         "instrument": "docendo.agents._telemetry",
         "models": "docendo.agents._models:",
         "open_engine": "docendo.agents._open",

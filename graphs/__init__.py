@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from docendo.graphs._nodes import Grader, description, node
     from docendo.graphs._prune import Pruned, prune_runs
     from docendo.graphs._run import Run, arun, run
+    from docendo.graphs._sample_and_choose import ChoiceState, sample_and_choose
     from docendo.graphs._state import LargeState
     from docendo.graphs._tutoring import TutoringState, tutoring
     from docendo.graphs.teaching._choosing import choose
@@ -25,6 +26,7 @@ __all__ = [
     "BoardItem",
     "BoardSearchItem",
     "BoardStore",
+    "ChoiceState",
     "DemonstrationState",
     "Exam",
     "Grader",
@@ -52,6 +54,7 @@ __all__ = [
     "node",
     "prune_runs",
     "run",
+    "sample_and_choose",
     "teaching_measures",
     "teaching_score",
     "tutoring",
@@ -65,6 +68,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("RunInfo", "describe_run", "find_run", "list_runs"), "docendo.graphs._manage"),
         **dict.fromkeys(("Pruned", "prune_runs"), "docendo.graphs._prune"),
         "LargeState": "docendo.graphs._state",
+        **dict.fromkeys(("ChoiceState", "sample_and_choose"), "docendo.graphs._sample_and_choose"),
         **dict.fromkeys(("BlackboardState", "blackboard"), "docendo.graphs._blackboard"),
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
         **dict.fromkeys(("Grader", "description", "node"), "docendo.graphs._nodes"),
