@@ -10,7 +10,7 @@ from docendo.errors import AdapterError, ConfigError
 from docendo.records import Record
 
 _EXPECTED = 'a mapping with "verdict" and "reason", as docendo.evals.compare(before, after) returns it'
-_REMEDY = "compare before and after, or force it with a reason"
+_REMEDY = "evaluate the incumbent and this adapter, compare the two, or force it with a reason"
 
 
 def plain_verdict(verdict: Mapping[str, Any] | Record | None) -> dict[str, Any] | None:
@@ -34,20 +34,28 @@ def plain_verdict(verdict: Mapping[str, Any] | Record | None) -> dict[str, Any] 
 
 
 def objection(
-    verdict: Mapping[str, Any] | None, sha256: str, *, alias: str = "", now: str | None = None
+    verdict: Mapping[str, Any] | None, sha256: str, *, base: str, alias: str = "", now: str | None = None
 ) -> str | None:
     """Why a verdict is not enough to promote an adapter, or None if it is.
 
+    It has to be about these weights: a comparison of any two evaluations says "better" of something.
+
     Args:
-        verdict: The verdict. If it names an "adapter" or an "incumbent", these must be the ones.
+        verdict: The verdict of a gate or of a comparison. It names what was measured: "adapter" and
+            "incumbent", or the "after_adapter" and "before_adapter" of a comparison, None being the base
+            model; and the base models, where it knows them.
         sha256: The adapter.
+        base: Fingerprint of its base model.
         alias: What is to point to it.
         now: The adapter that the alias points to, or None if it points nowhere.
 
     Example:
-        >>> objection({"verdict": "no effect shown", "reason": "the interval holds 0"}, "a1")
+        >>> objection({"verdict": "no effect shown", "reason": "the interval holds 0"}, "a1", base="b1")
         "the verdict is 'no effect shown': the interval holds 0"
-        >>> objection({"verdict": "better", "reason": "12 of 200 items more"}, "a1") is None
+        >>> said = {"verdict": "better", "reason": "12 of 200 items more"}
+        >>> objection(said, "a1", base="b1")
+        'the verdict does not say which adapter was measured'
+        >>> objection({**said, "adapter": "a1", "incumbent": None}, "a1", base="b1") is None
         True
     """
     if not verdict:
@@ -59,10 +67,39 @@ def objection(
         return f"the verdict is {said!r}" + (f": {reason}" if reason else "")
     if not isinstance(reason, str) or not reason.strip():
         return "the verdict 'better' has no reason"
-    about = verdict.get("adapter")
-    if about is not None and not (isinstance(about, str) and len(about) >= 8 and sha256.startswith(about)):
-        return f"the verdict is about adapter {str(about)[:12]}"
-    if "incumbent" in verdict and now not in (None, sha256, over := verdict["incumbent"]):
+    # A gate's verdict holds the comparison that it goes by.
+    inner = verdict.get("comparison")
+    return _misplaced(
+        {**(inner if isinstance(inner, Mapping) else {}), **verdict},
+        sha256,
+        base=base,
+        alias=alias,
+        now=now,
+    )
+
+
+def _misplaced(
+    found: Mapping[str, Any], sha256: str, *, base: str, alias: str, now: str | None
+) -> str | None:
+    """Why what was measured is not what is to be promoted, and over what it is to be promoted."""
+    about = [found[key] for key in ("adapter", "after_adapter") if found.get(key) is not None]
+    if not about:
+        return "the verdict does not say which adapter was measured"
+    if other := [one for one in about if one != sha256]:
+        return f"the verdict is about adapter {str(other[0])[:12]}"
+    for side in ("before", "after"):
+        model = found.get(f"{side}_model")
+        if model and model != base:
+            return f"{side!r} was measured on the base model {str(model)[:12]}, and its own is {base[:12]}"
+    if "incumbent" in found:
+        over = found["incumbent"]
+    elif found.get("before_model") or found.get("before_adapter"):
+        over = found.get("before_adapter")
+    else:
+        return "the verdict does not say what the adapter was compared with"
+    if over == sha256:
+        return "the verdict compares the adapter with itself"
+    if now not in (None, sha256, over):
         who = "the base model" if over is None else str(over)[:12]
         return f"the verdict is on a win over {who}, and {alias} points to {str(now)[:12]}"
     return None
@@ -72,6 +109,7 @@ def require_evidence(
     verdict: Mapping[str, Any] | None,
     sha256: str,
     *,
+    base: str,
     name: str,
     alias: str,
     now: str | None,
@@ -90,7 +128,7 @@ def require_evidence(
         raise ConfigError(f"reason is {reason!r}", expected="a text")
     if force and not reason.strip():
         raise ConfigError("force=True has no reason", expected="the reason, which is kept in the history")
-    why = objection(verdict, sha256, alias=alias, now=now)
+    why = objection(verdict, sha256, base=base, alias=alias, now=now)
     if why and not force:
         raise AdapterError(
             f"{name!r} is not promoted, because {why}", expected='the verdict "better"', remedy=_REMEDY

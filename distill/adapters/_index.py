@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from docendo.errors import IntegrityError, StorageError
+from docendo.errors import AdapterError, IntegrityError, StorageError
 from docendo.files import write_json
 from docendo.hashing import digest
 from docendo.records import Record
@@ -76,13 +76,16 @@ class Index:
         """Reads the index of a registry; an empty one if there is none yet.
 
         Raises:
+            AdapterError: if the registry is no folder.
             IntegrityError: if the file is damaged.
         """
         file = folder / INDEX
         try:
             plain = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return cls()
+        except NotADirectoryError:
+            raise _no_folder(folder) from None
         except (OSError, ValueError) as error:
             raise _damaged(file, error) from error
         try:
@@ -166,6 +169,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Lets one writer at a time change a registry, among threads and processes.
 
     Raises:
+        AdapterError: if the registry is no folder.
         StorageError: if the folder cannot be written, or another writer holds it for too long.
     """
     from filelock import FileLock, Timeout
@@ -179,6 +183,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise StorageError(
             f"another process has been writing {folder} for {BUSY_SECONDS:g} s; wait for it or stop it"
         ) from error
+    except FileExistsError:
+        raise _no_folder(folder) from None
     except OSError as error:
         raise StorageError(
             f"cannot write {folder}: {error.strerror or error}; choose another folder"
@@ -187,6 +193,10 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _no_folder(folder: Path) -> AdapterError:
+    return AdapterError(f"{folder} is a file", expected="the folder of a registry")
 
 
 def _damaged(file: Path, error: Exception) -> IntegrityError:

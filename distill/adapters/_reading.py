@@ -80,17 +80,9 @@ class RegistryReader:
             SilentNoOp: if the engine serves other weights than those that are registered.
         """
         adapter = self.get(ref)
-        name = as_ or adapter.name
         if fingerprint := getattr(engine, "fingerprint", None):
             adapter.require_base(fingerprint)
-        loaded = engine.load_adapter(name, adapter.path)
-        served = engine.adapters().get(name)
-        if not loaded == served == adapter.sha256:
-            engine.drop_adapter(name)
-            raise SilentNoOp(
-                f"The engine serves {(served or loaded)[:12]} as {name!r}, not the registered "
-                f"{adapter.sha256[:12]}; it was dropped. Load it again."
-            )
+        serve_adapter(engine, adapter, as_ or adapter.name)
         return adapter
 
     def diff(self, before: str, after: str) -> AdapterDiff:
@@ -135,3 +127,22 @@ class RegistryReader:
 
     def _open(self, sha256: str, name: str) -> Adapter:
         return replace(open_object(self.folder, sha256), name=name)
+
+
+def serve_adapter(engine: EngineProtocol, adapter: Adapter, name: str) -> None:
+    """Loads an adapter into an engine under a name, which nothing else is left under.
+
+    Raises:
+        SilentNoOp: if the engine serves other weights; the name is gone then, so that requests to it fail
+            and are not answered by them.
+    """
+    loaded = engine.load_adapter(name, adapter.path)
+    served = engine.adapters().get(name)
+    if loaded == served == adapter.sha256:
+        return
+    if served is not None:
+        engine.drop_adapter(name)
+    raise SilentNoOp(
+        f"The engine serves {(served or loaded)[:12]} as {name!r}, not {adapter.sha256[:12]}, which was to "
+        "be loaded; it was dropped. Load it again."
+    )

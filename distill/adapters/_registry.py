@@ -103,9 +103,11 @@ class AdapterRegistry(RegistryReader):
         Args:
             ref: The adapter.
             alias: `prod`, or `student@prod` where the adapter has several names.
-            verdict: What a comparison said: a `PairedComparison` or a mapping with "verdict" ("better") and
-                "reason". It is kept. If it names an "adapter", that must be this one, and if it names an
-                "incumbent", the alias must point to that one, unless it points nowhere.
+            verdict: What a comparison said: a `PairedComparison` of two evaluations of agents, or a mapping
+                with "verdict" ("better"), "reason", "adapter" (this one's SHA-256) and "incumbent" (that of
+                what it was compared with, None being the base model). It is kept. What was measured has to be
+                this adapter, on its base model, and what it beat has to be what the alias points to, unless
+                it points nowhere.
             force: Promote it without such evidence.
             reason: Why; required with `force`.
 
@@ -125,10 +127,10 @@ class AdapterRegistry(RegistryReader):
                 raise AdapterError(
                     f"adapter {sha256[:12]} is not registered as {name!r}", remedy=f"add it as {name!r} first"
                 )
-            self._open(sha256, name)
+            base = self._open(sha256, name).base
             now = next(reversed(index.stack(full)), None)
             forced = require_evidence(
-                plain, sha256, name=ref, alias=full, now=now, force=force, reason=reason
+                plain, sha256, base=base, name=ref, alias=full, now=now, force=force, reason=reason
             )
             move = Promotion(
                 alias=full,

@@ -42,6 +42,11 @@ class PairedComparison(Record):
         only_after: Items of the second evaluation that the first does not have; left out.
         failed: Common items without an answer in one of the two; left out.
         level: Confidence level of all intervals and of the test.
+        before_model: Fingerprint of the base model that was asked before, or empty if unknown.
+        after_model: The same of after.
+        before_adapter: SHA-256 of the adapter that answered before; None is the base model alone, or unknown
+            where that is.
+        after_adapter: The same of after.
     """
 
     before: float
@@ -63,6 +68,10 @@ class PairedComparison(Record):
     only_after: int = 0
     failed: int = 0
     level: float = 0.95
+    before_model: str = ""
+    after_model: str = ""
+    before_adapter: str | None = None
+    after_adapter: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -111,7 +120,8 @@ def compare(before: EvalResult, after: EvalResult, *, level: float = 0.95) -> Pa
         level: Confidence level of intervals and test.
 
     Returns:
-        The comparison; `print` shows it as a small table.
+        The comparison; `print` shows it as a small table. It names the weights that were measured, so that
+        `AdapterRegistry.promote` takes it as evidence for these alone.
 
     Raises:
         DataError: if no item is in both, an item occurs twice, or two different scorers were used.
@@ -182,6 +192,10 @@ def compare(before: EvalResult, after: EvalResult, *, level: float = 0.95) -> Pa
         only_after=len(second) - len(common),
         failed=len(common) - n,
         level=level,
+        before_model=before.model,
+        after_model=after.model,
+        before_adapter=before.adapter,
+        after_adapter=after.adapter,
     )
 
 

@@ -81,11 +81,22 @@ class ModelAsker(ABC, Generic[_Answer]):
     def _settle(self, item: Item, running: dict[str, list[Future[_Answer]]], done: Done) -> None:
         try:
             answers = [_outcome(future) for future in running.pop(item.id)]
+            self._require_own(answers)
             self._require_usable(answers)
         except Exception as error:
             done(item, refused(error))
         else:
             done(item, *self._reply(item, answers))
+
+    def _require_own(self, answers: list[_Answer]) -> None:
+        """Refuses answers of other weights than the result names: they are what a verdict is about."""
+        for answer in answers:
+            if answer.adapter != self.adapter:
+                seen, own = (one[:12] if one else "the base model" for one in (answer.adapter, self.adapter))
+                raise InfrastructureError(
+                    f"the answer is of {seen}, not of {own}: another adapter was loaded under the name "
+                    f"{self.agent.adapter!r} meanwhile; evaluate again."
+                )
 
     def _origin(self, item: Item) -> Origin:
         agent = self.agent

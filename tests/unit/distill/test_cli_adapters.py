@@ -85,7 +85,8 @@ def test_an_adapter_from_adding_to_rolling_back(here: Path, capsys: pytest.Captu
     one, two = Adapter.open("one"), Adapter.open("two")
     assert run("add", "one", "student") == run("add", "two", "student") == 0
     assert f"student {two.sha256[:12]} in registry" in capsys.readouterr().out
-    Path("verdict.json").write_text(json.dumps({"verdict": "better", "reason": "30 more items"}))
+    said = {"verdict": "better", "reason": "30 more items", "adapter": two.sha256, "incumbent": one.sha256}
+    Path("verdict.json").write_text(json.dumps(said))
     assert run("promote", one.sha256[:10], "prod", "--force", "--reason", "the first one") == 0
     assert run("promote", "student", "prod", "--verdict", "verdict.json") == 0
     out = capsys.readouterr().out.splitlines()
@@ -107,6 +108,13 @@ def test_an_adapter_from_adding_to_rolling_back(here: Path, capsys: pytest.Captu
     shown = json.loads(capsys.readouterr().out)
     assert [move["action"] for move in shown["history"]] == ["promote", "promote", "rollback"]
     assert shown["lineage"]["adapters"][0]["data"] == digest("one")
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "student"], ["rollback", "student@prod"]])
+def test_a_file_is_no_registry(here: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("x")
+    assert run(*command, "--in", "file") == 2
+    assert "file is a file; expected the folder of a registry" in capsys.readouterr().err
 
 
 def test_merge_and_diff(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from docendo.agents import Engine, models
 from docendo.distill import Adapter, AdapterRegistry, export_adapter, merge_adapters
 from docendo.distill.adapters import _index, _store
 from docendo.errors import AdapterError, ConfigError, IntegrityError, SilentNoOp, StorageError
-from docendo.evals import PairedComparison
+from docendo.evals import EvalRecord, EvalResult, PairedComparison, compare
 from docendo.hashing import digest
 from docendo.manifest import write_manifest
 from docendo.records import Request, SamplingParams
@@ -27,6 +27,11 @@ from docendo.records import Request, SamplingParams
 Make = Callable[..., Adapter]
 BETTER = {"verdict": "better", "reason": "30 of 200 items more, interval 0.09 to 0.21"}
 LAYER = "model.layers.0.mlp.down_proj"
+
+
+def better(adapter: Adapter, over: Adapter | None = None, **more: Any) -> dict[str, Any]:
+    """What a gate says of an adapter that beat another one, or the base model."""
+    return {**BETTER, "adapter": adapter.sha256, "incumbent": over.sha256 if over else None, **more}
 
 
 @pytest.fixture
@@ -240,14 +245,14 @@ def test_a_folder_of_something_else_is_not_replaced(
 
 def test_an_alias_moves_and_goes_back(registry: AdapterRegistry, make: Make) -> None:
     one, two, three = (registry.add(make(name), "student") for name in ("one", "two", "three"))
-    for adapter in (one, two, three):
-        registry.promote(adapter.sha256, "prod", verdict=BETTER)
+    for adapter, over in ((one, None), (two, one), (three, two)):
+        registry.promote(adapter.sha256, "prod", verdict=better(adapter, over))
         assert registry.get("student@prod").sha256 == adapter.sha256
     assert registry.rollback("student@prod", reason="slow").sha256 == two.sha256
     assert registry.rollback("student@prod").sha256 == one.sha256
     with pytest.raises(AdapterError, match="first adapter"):
         registry.rollback("student@prod")
-    registry.promote(three.sha256, "prod", verdict=BETTER)
+    registry.promote(three.sha256, "prod", verdict=better(three, one))
     assert registry.rollback("student@prod").sha256 == one.sha256
     history = registry.history("student@prod")
     assert [move.action for move in history] == [
@@ -256,7 +261,7 @@ def test_an_alias_moves_and_goes_back(registry: AdapterRegistry, make: Make) -> 
         "promote",
         "rollback",
     ]
-    assert history[0].verdict == BETTER
+    assert history[0].verdict == better(one)
     assert history[3].reason == "slow"
     assert [row.aliases for row in registry.list()] == [("student@prod",), (), ()]
 
@@ -270,6 +275,7 @@ def test_an_alias_moves_and_goes_back(registry: AdapterRegistry, make: Make) -> 
         ({"verdict": "no effect shown", "reason": "p = 0.4"}, "'no effect shown': p = 0.4"),
         ({"verdict": "worse", "reason": "-3 items"}, "'worse'"),
         ({"verdict": "better"}, "has no reason"),
+        (BETTER, "does not say which adapter was measured"),
         ({**BETTER, "adapter": "f" * 64}, "is about adapter ffffffffffff"),
     ],
 )
@@ -286,18 +292,60 @@ def test_nothing_is_promoted_without_evidence(
     assert (move.forced, move.reason) == (True, "the first one")
 
 
+def measured(
+    before: Adapter | None, after: Adapter | None, *, model: str = "b" * 64, other: str = ""
+) -> PairedComparison:
+    """A comparison of two evaluations of 40 items, of which 20 went from wrong to right."""
+    sides = []
+    for name, adapter, right in (("before", before, 0), ("after", after, 20)):
+        records = tuple(EvalRecord(item=str(n), question="", correct=n < right) for n in range(40))
+        sides.append(
+            EvalResult(
+                name=name,
+                task="demo",
+                scorer="exact",
+                records=records,
+                model=other if other and name == "before" else model,
+                adapter=adapter.sha256 if adapter else None,
+            )
+        )
+    return compare(*sides)
+
+
 def test_a_paired_comparison_is_evidence(registry: AdapterRegistry, make: Make) -> None:
-    registry.add(make("one"), "student")
-    found = PairedComparison(
-        before=0.2, after=0.4, difference=0.2, interval=(0.1, 0.3), p_value=0.001,
-        verdict="better", reason="The interval excludes 0.", n=100, up=24, down=4, detectable=0.1,
-    )  # fmt: skip
+    found = measured(None, registry.add(make("one"), "student"))
     move = registry.promote("student", "student@prod", verdict=found)
     assert not move.forced
     assert PairedComparison.from_json(move.verdict or {}) == found
     assert registry.lineage("student").adapters[0].verdict == move.verdict
     card = (registry.export("student@prod", registry.folder.parent / "out") / "README.md").read_text()
-    assert "| difference | 0.2 (0.1 to 0.3), n = 100 |" in card
+    low, high = found.interval
+    assert f"| difference | 0.5 ({low:.4g} to {high:.4g}), n = 40 |" in card
+
+
+def test_a_comparison_is_evidence_for_the_weights_that_it_measured_alone(
+    registry: AdapterRegistry, make: Make
+) -> None:
+    """Whatever else was compared, and over whom, says nothing of the adapter that is to be promoted."""
+    one, two, three = (registry.add(make(name), "student") for name in ("one", "two", "three"))
+    refused = [
+        (measured(one, two), "is about adapter"),
+        (measured(None, None), "which adapter was measured"),
+        (measured(None, None, model=""), "which adapter was measured"),
+        (measured(None, three, model=""), "what the adapter was compared with"),
+        (measured(three, three), "with itself"),
+        (measured(one, three, model="c" * 64), "measured on the base model cccccccccccc"),
+        (measured(one, three, other="c" * 64), "'before' was measured on the base model cccccccccccc"),
+    ]
+    for found, why in refused:
+        with pytest.raises(AdapterError, match=why):
+            registry.promote(three.sha256, "prod", verdict=found)
+    assert registry.history("student@prod") == ()
+    registry.promote(one.sha256, "prod", verdict=measured(None, one))
+    for found in (measured(None, three), measured(two, three)):
+        with pytest.raises(AdapterError, match=f"student@prod points to {one.sha256[:12]}"):
+            registry.promote(three.sha256, "prod", verdict=found)
+    assert registry.promote(three.sha256, "prod", verdict=measured(one, three)).sha256 == three.sha256
 
 
 def test_a_win_over_another_than_the_alias_points_to_is_no_evidence(
@@ -307,30 +355,28 @@ def test_a_win_over_another_than_the_alias_points_to_is_no_evidence(
     one, two, three = make("one"), make("two"), make("three")
     for adapter in (one, two, three):
         registry.add(adapter, "student")
-    registry.promote(one.sha256, "student@prod", verdict={**BETTER, "incumbent": None})
-    over_one = {**BETTER, "incumbent": one.sha256}
-    registry.promote(two.sha256, "student@prod", verdict=over_one)
+    registry.promote(one.sha256, "student@prod", verdict=better(one))
+    registry.promote(two.sha256, "student@prod", verdict=better(two, one))
     with pytest.raises(AdapterError, match=f"over {one.sha256[:12]}, and student@prod points to"):
-        registry.promote(three.sha256, "student@prod", verdict=over_one)
+        registry.promote(three.sha256, "student@prod", verdict=better(three, one))
     with pytest.raises(AdapterError, match="over the base model"):
-        registry.promote(three.sha256, "student@prod", verdict={**BETTER, "incumbent": None})
+        registry.promote(three.sha256, "student@prod", verdict=better(three))
     assert registry.get("student@prod").sha256 == two.sha256
-    assert (
-        registry.promote(two.sha256, "student@prod", verdict=over_one) == registry.history("student@prod")[-1]
-    )
+    again = registry.promote(two.sha256, "student@prod", verdict=better(two, one))
+    assert again == registry.history("student@prod")[-1]
     assert registry.promote(
-        three.sha256, "student@prod", verdict=over_one, force=True, reason="by hand"
+        three.sha256, "student@prod", verdict=better(three, one), force=True, reason="by hand"
     ).forced
 
 
 def test_the_same_promotion_twice_is_recorded_once(registry: AdapterRegistry, make: Make) -> None:
     one, two = registry.add(make("one"), "student"), registry.add(make("two"), "student")
-    registry.promote(one.sha256, "prod", verdict=BETTER)
-    assert registry.promote(two.sha256, "prod", verdict=BETTER) == registry.promote(
-        "student", "prod", verdict=BETTER
+    registry.promote(one.sha256, "prod", verdict=better(one))
+    assert registry.promote(two.sha256, "prod", verdict=better(two, one)) == registry.promote(
+        "student", "prod", verdict=better(two, one)
     )
     # Better evidence for what is there already is a new record, and no step to go back to.
-    registry.promote("student", "prod", verdict={**BETTER, "reason": "more items"})
+    registry.promote("student", "prod", verdict=better(two, one, reason="more items"))
     assert len(registry.history("student@prod")) == 3
     assert registry.rollback("student@prod").sha256 == one.sha256
 
@@ -338,11 +384,11 @@ def test_the_same_promotion_twice_is_recorded_once(registry: AdapterRegistry, ma
 def test_an_alias_belongs_to_a_name_of_the_adapter(registry: AdapterRegistry, make: Make) -> None:
     one = registry.add(make("one"), "student")
     with pytest.raises(AdapterError, match="not registered as 'tutor'"):
-        registry.promote(one.sha256, "tutor@prod", verdict=BETTER)
+        registry.promote(one.sha256, "tutor@prod", verdict=better(one))
     registry.fork("student", "tutor")
     with pytest.raises(AdapterError, match="has the names student, tutor"):
-        registry.promote(one.sha256, "prod", verdict=BETTER)
-    registry.promote(one.sha256, "tutor@prod", verdict=BETTER)
+        registry.promote(one.sha256, "prod", verdict=better(one))
+    registry.promote(one.sha256, "tutor@prod", verdict=better(one))
     assert [row.aliases for row in registry.list()] == [(), ("tutor@prod",)]
     with pytest.raises(ConfigError, match="JSON"):
         registry.promote("student", "prod", verdict={**BETTER, "x": float("nan")})
@@ -358,7 +404,7 @@ def test_a_lineage_goes_up_to_the_base(registry: AdapterRegistry, make: Make) ->
     second = registry.add(make("second", parent=first.sha256), "student")
     other = registry.add(make("other"), "tutor")
     both = registry.add(make("both", parents=[second.sha256, other.sha256]), "both")
-    registry.promote(second.sha256, "prod", verdict=BETTER)
+    registry.promote(second.sha256, "prod", verdict=better(second))
     found = registry.lineage("both")
     assert [one.sha256 for one in found.adapters] == [
         both.sha256, second.sha256, other.sha256, first.sha256, "e" * 64,
@@ -370,7 +416,7 @@ def test_a_lineage_goes_up_to_the_base(registry: AdapterRegistry, make: Make) ->
     assert (child.names, child.parents) == (("student",), (first.sha256,))
     assert (child.data, child.method, child.seed) == (digest("second"), "sft", 3)
     assert (child.objective, child.metrics) == ("0.5 kl(beta=0.1)", {"final_loss": 0.25})
-    assert child.verdict == BETTER
+    assert child.verdict == better(second)
     assert str(found).splitlines()[-1] == "base tiny bbbbbbbbbbbb"
     assert registry.lineage("tutor").complete
 
@@ -393,11 +439,11 @@ def test_what_is_needed_is_not_removed(registry: AdapterRegistry, make: Make) ->
     child = registry.add(make("child", parent=parent.sha256), "tutor")
     with pytest.raises(AdapterError, match=r"'tutor' .* descends from it"):
         registry.remove("student")
-    registry.promote("tutor", "prod", verdict=BETTER)
+    registry.promote("tutor", "prod", verdict=better(child))
     with pytest.raises(AdapterError, match="tutor@prod points to it"):
         registry.remove("tutor")
     newer = registry.add(make("newer"), "tutor")
-    registry.promote("tutor", "prod", verdict=BETTER)
+    registry.promote("tutor", "prod", verdict=better(newer, child))
     with pytest.raises(AdapterError, match="can be rolled back to it"):
         registry.remove(child.sha256)
     with pytest.raises(AdapterError, match="2 adapters"):
@@ -514,7 +560,7 @@ def test_writers_of_several_processes_lose_nothing(registry: AdapterRegistry, ma
         "registry = AdapterRegistry(sys.argv[1])\n"
         "for path in sys.argv[2:]:\n"
         "    adapter = registry.add(path, 'student')\n"
-        "    registry.promote(adapter.sha256, 'prod', verdict={'verdict': 'better', 'reason': path})\n"
+        "    registry.promote(adapter.sha256, 'prod', force=True, reason=path)\n"
     )
     commands = [
         [sys.executable, "-c", script, str(registry.folder), *(str(one.path) for one in adapters[start::2])]
@@ -575,8 +621,8 @@ def test_an_alias_is_served_and_swapped_while_requests_run(
     )
     with Engine.load(tiny_model_dir, dtype="float32", device="cpu") as engine:
         expected = {}
-        for adapter in (two, one):
-            registry.promote(adapter.sha256, "prod", verdict=BETTER)
+        for adapter, over in ((two, None), (one, two)):
+            registry.promote(adapter.sha256, "prod", verdict=better(adapter, over))
             assert registry.serve(engine, "student@prod", as_="student").sha256 == adapter.sha256
             assert engine.adapter_hash("student") == adapter.sha256
             expected[adapter.sha256] = engine.generate(request).text
@@ -619,7 +665,7 @@ def test_an_engine_that_serves_other_weights_is_found_out(
             return super().load_adapter(name, wrong.path)
 
     with Wrong.load(tiny_model_dir, dtype="float32", device="cpu") as engine:
-        with pytest.raises(SilentNoOp, match="not the registered"):
+        with pytest.raises(SilentNoOp, match="it was dropped"):
             registry.serve(engine, "student")
         assert engine.adapters() == {}
 
