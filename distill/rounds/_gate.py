@@ -25,7 +25,7 @@ class GateVerdict(Record):
         reason: The grounds in one sentence.
         adapter: SHA-256 of the candidate's weights.
         incumbent: That of the incumbent, or None for the base model.
-        gate: How many gates there have been for the alias, this one included.
+        gate: How many gates there have been for the adapter's name or on these test items, this one included.
         alpha: Level of this gate.
         comparison: The incumbent and the candidate on the fresh items, as of `PairedComparison.to_json`.
         regression: The same on the regression set, or None without one.
@@ -64,11 +64,12 @@ class Gate(Record):
     both say that it is better. And on the regression set, if there is one, it must not have lost more than
     `margin`: the lower end of Tango's interval at 1 - `alpha` lies above it (non-inferiority).
 
-    Each gate is one more chance to promote what is no better. Gate k of an alias is held at
-    `alpha` / (k (k + 1)), so that all gates together, however many, come to `alpha` (a union bound); as
-    a promotion needs the one direction of a two-sided test, a wrong one ever happens with a probability of
-    alpha / 2 at most. With `spend=False` every gate has `alpha`: of 20 candidates that are no better, one is
-    then promoted with a probability of up to 40 % (1 - 0.975^20).
+    Each gate is one more chance to promote what is no better. Gate k of an adapter's name, whatever the
+    alias, and gate k on the same test items, whoever the candidate, is held at `alpha` / (k (k + 1)), so that
+    all gates together, however many, come to `alpha` (a union bound); as a promotion needs the one direction
+    of a two-sided test, a wrong one ever happens with a probability of alpha / 2 at most. With `spend=False`
+    every gate has `alpha`: of 20 candidates that are no better, one is then promoted with a probability of up
+    to 40 % (1 - 0.975^20).
 
     Attributes:
         alpha: Level of all gates together.
@@ -112,7 +113,7 @@ class Gate(Record):
         return plain | {"regression": self.regression.fingerprint if self.regression is not None else None}
 
     def level(self, gate: int) -> float:
-        """The level of an alias's gate by its number, from 1."""
+        """The level of a gate by its number, from 1."""
         if not (is_count(gate) and gate >= 1):
             raise ConfigError(f"gate is {gate!r}", expected="a number from 1")
         return self.alpha / (gate * (gate + 1)) if self.spend else self.alpha

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from docendo.checks import short
 from docendo.distill.adapters._index import locked
 from docendo.distill.rounds._gate import Gate, GateVerdict
 from docendo.errors import DataError, IntegrityError, ResumeError
 from docendo.evals import normalise
+from docendo.evals.items._identity import key_digest
 from docendo.files import write_json
 from docendo.hashing import digest
 from docendo.records import Item, Record
@@ -27,13 +29,16 @@ class GateRecord(Record):
 
     Attributes:
         alias: What was to be promoted to.
-        number: How many gates there have been for the alias, this one included.
+        number: How many gates there have been for the adapter's name or on these test items, this one
+            included, whatever their aliases.
         candidate: SHA-256 of the candidate.
         incumbent: SHA-256 of the incumbent, or None for the base model.
         questions: Digests of the questions that were used, sorted.
         settings: The gate's settings.
         opened: When, in UTC.
         guards: Digests of the questions of its regression set, sorted.
+        asked: Who was asked, and by what the answers were judged, as JSON; empty if unknown.
+        key: Digest of the items' gold answers; empty if unknown.
         verdict: The verdict as JSON, or None if it was never reached; the gate counts in any case.
     """
 
@@ -45,6 +50,8 @@ class GateRecord(Record):
     settings: Mapping[str, Any]
     opened: str
     guards: tuple[str, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
     verdict: Mapping[str, Any] | None = None
 
     @classmethod
@@ -57,7 +64,9 @@ class GateRecord(Record):
 class GateLedger:
     """All gates of a registry, in one file beside its index. Several processes may use it.
 
-    A held-out item serves at one gate: once a decision was made on it, it is no longer fresh.
+    A held-out item serves at one gate: once a decision was made on it, it is no longer fresh. All gates of an
+    adapter's name, and all on the same test items, count as chances together: another alias is no new
+    beginning.
 
     Args:
         folder: The registry's folder, or another one.
@@ -94,17 +103,21 @@ class GateLedger:
         return next((each for each in self.records(alias) if (each.candidate, each.incumbent) == sides), None)
 
     def fresh(self, gate: Gate, items: Sequence[Item], *, alias: str) -> tuple[int, list[tuple[str, Item]]]:
-        """The number of the alias's next gate, and the items that are fresh for it, with their digests.
+        """The number of the next gate, and the items that are fresh for it, with their digests.
 
         Raises:
             DataError: if they are too few for a decision.
         """
+        records = self.records()
         # What guards is asked at every gate, so it is never fresh.
-        used = {question for record in self.records() for question in (*record.questions, *record.guards)}
+        used = {question for record in records for question in (*record.questions, *record.guards)}
         used |= set(_guards(gate))
         known = {question_digest(item): item for item in items}
         found = [(question, item) for question, item in known.items() if question not in used]
-        number = len(self.records(alias)) + 1
+        number = 1 + sum(
+            _name(record.alias) == _name(alias) or not known.keys().isdisjoint(record.questions)
+            for record in records
+        )
         least = gate.least(number)
         if gate.size is not None and gate.size < least:
             raise DataError(
@@ -129,6 +142,7 @@ class GateLedger:
         alias: str,
         candidate: str,
         incumbent: str | None,
+        asked: Mapping[str, Any] | None = None,
     ) -> tuple[GateRecord, tuple[Item, ...]]:
         """Chooses fresh items and records that they are used, before anybody sees an answer to them.
 
@@ -140,16 +154,16 @@ class GateLedger:
             alias: What is to be promoted to.
             candidate: SHA-256 of the candidate.
             incumbent: SHA-256 of the incumbent, or None for the base model.
+            asked: Who is asked, and by what the answers are judged, as JSON values by what they are called.
 
         Raises:
             DataError: if too few items are fresh, or those of the gate that is gone on with are not there.
-            ResumeError: if that gate has other settings: a candidate is not tried again at a kinder one.
+            ResumeError: if that gate is another one, as in `same`.
         """
         with locked(self.folder):
             older = self.find(alias, candidate, incumbent)
             if older is not None:
-                _require_same(gate, older)
-                return older, _found(items, older)
+                return older, self.same(older, gate, items, asked=asked)
             number, fresh = self.fresh(gate, items, alias=alias)
             chosen = fresh[: gate.size]
             record = GateRecord(
@@ -161,9 +175,33 @@ class GateLedger:
                 settings=gate.to_json(),
                 opened=datetime.now(UTC).isoformat(timespec="seconds"),
                 guards=_guards(gate),
+                asked=dict(asked or {}),
+                key=key_digest(item for _, item in chosen),
             )
             self._write((*self.records(), record))
         return record, tuple(item for _, item in chosen)
+
+    def same(
+        self,
+        record: GateRecord,
+        gate: Gate,
+        items: Sequence[Item],
+        *,
+        asked: Mapping[str, Any] | None = None,
+    ) -> tuple[Item, ...]:
+        """The items of a gate that is there, if it is the one that is meant; arguments as for `open`.
+
+        Raises:
+            DataError: if its items are not there.
+            ResumeError: if it was opened with other settings, for another prompt, or with other answers: a
+                candidate is not tried again at a kinder gate.
+        """
+        for then, now in ((record.settings, gate.to_json()), (record.asked, asked or {})):
+            _require_same(record, then, json.loads(json.dumps(now)))
+        found = _found(items, record)
+        if record.key and record.key != key_digest(found):
+            raise _unlike(record, "other gold answers")
+        return found
 
     def close(self, record: GateRecord, verdict: GateVerdict) -> GateRecord:
         """Records the verdict of a gate."""
@@ -192,15 +230,23 @@ def _guards(gate: Gate) -> tuple[str, ...]:
     return tuple(sorted({question_digest(item) for item in kept}))
 
 
-def _require_same(gate: Gate, record: GateRecord) -> None:
-    now = json.loads(json.dumps(gate.to_json()))
-    unlike = [name for name in now if now[name] != record.settings.get(name)]
-    if unlike:
-        raise ResumeError(
-            f"gate {record.number} of {record.alias} was opened for this candidate with another {unlike[0]} "
-            f"({record.settings.get(unlike[0])!r} then, {now[unlike[0]]!r} now)",
-            expected="the same settings, because its verdict stands",
-        )
+def _name(alias: str) -> str:
+    return alias.partition("@")[0]
+
+
+def _require_same(record: GateRecord, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    # Gates of before that was recorded say nothing of who was asked.
+    for name in now if then else ():
+        if now[name] != then.get(name):
+            raise _unlike(record, f"another {name}: {short(then.get(name))}, now {short(now[name])}")
+
+
+def _unlike(record: GateRecord, what: str) -> ResumeError:
+    return ResumeError(
+        f"gate {record.number} of {record.alias} was opened for this candidate with {what}",
+        expected="the same as then, because its verdict stands",
+        remedy="train another candidate, which gets a gate of its own",
+    )
 
 
 def _found(items: Sequence[Item], record: GateRecord) -> tuple[Item, ...]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from docendo.checks import check_kind, entries
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.adapters._names import full_alias, require_name
+from docendo.distill.adapters._reading import serve_adapter
 from docendo.distill.adapters._registry import AdapterRegistry
 from docendo.distill.datasets._guard import Guard
 from docendo.distill.rounds._gate import Gate, GateVerdict
 from docendo.distill.rounds._ledger import GateLedger, GateRecord
 from docendo.errors import AdapterError, DataError, SilentNoOp
 from docendo.evals import EvalResult, Task, evaluate
+from docendo.evals.items._identity import scorer_identity
 from docendo.files import require_writable, write_json
 from docendo.hashing import digest
 from docendo.memory import DATABASE, Database, Journal, RunStore
@@ -112,6 +114,18 @@ class Promoter:
         for number, row in enumerate(entries("rows", rows, Mapping, "mappings with a prompt")):
             guard.check_row(row, f"row {number}")
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Who is asked at the gate, and by what the answers are judged: with another it is another gate."""
+        student = self.student.describe()
+        # Its weights are a side of the gate; where its model is and what it is called changes nothing.
+        facts = {key: student[key] for key in student if key not in ("adapter", "model", "name")}
+        asked = {f"{key} of the student": value for key, value in facts.items()}
+        asked["scorer"] = scorer_identity(self.tasks.scorer)
+        if self.gate.regression is not None:
+            asked["scorer of the regression set"] = scorer_identity(self.gate.regression.scorer)
+        return asked
+
     @contextmanager
     def running(self, *, resume: bool, more: Mapping[str, Any]) -> Iterator[Database]:
         """The folder's run, claimed, with its database."""
@@ -168,11 +182,14 @@ class Promoter:
         """What an earlier gate decided on the two, or how the candidate became the incumbent."""
         if incumbent == candidate:
             own = [one for one in self.ledger.records(self.alias) if one.candidate == candidate]
-            said = [_said(one) for one in own if one.verdict]
-            return next((verdict for verdict in reversed(said) if verdict.promotes), None)
-        record = self.ledger.find(self.alias, candidate, incumbent)
+            record = next((one for one in reversed(own) if one.verdict and _said(one).promotes), None)
+        else:
+            record = self.ledger.find(self.alias, candidate, incumbent)
         if record is None or not record.verdict:
             return None
+        self.ledger.same(record, self.gate, self.tasks.test, asked=self.asked)
+        if incumbent == candidate:
+            return _said(record)
         moves = self.registry.history(self.alias) if self.registry is not None else ()
         if any(one.sha256 == candidate and (one.verdict or {}).get("gate") == record.number for one in moves):
             raise AdapterError(
@@ -186,7 +203,12 @@ class Promoter:
         self, adapter: Adapter, incumbent: str | None, database: Database, *, quiet: bool
     ) -> GateVerdict:
         record, items = self.ledger.open(
-            self.gate, self.tasks.test, alias=self.alias, candidate=adapter.sha256, incumbent=incumbent
+            self.gate,
+            self.tasks.test,
+            alias=self.alias,
+            candidate=adapter.sha256,
+            incumbent=incumbent,
+            asked=self.asked,
         )
         if not quiet:
             say(
@@ -198,7 +220,8 @@ class Promoter:
         own = digest("gate", str(self.folder))[:8]
         old, new = f"{self.name}-incumbent-{own}", f"{self.name}-candidate-{own}"
         try:
-            sides = [self.student, self.student.with_adapter(self._load(new, adapter))]
+            serve_adapter(engine, adapter, new)
+            sides = [self.student, self.student.with_adapter(new)]
             if self.registry is not None and self.registry.history(self.alias):
                 self.registry.serve(engine, self.alias, as_=old)
                 sides[0] = self.student.with_adapter(old)
@@ -221,12 +244,6 @@ class Promoter:
         verdict = self.gate.judge(*results, gate=record.number, regression=guarded)
         self.ledger.close(record, verdict)
         return verdict
-
-    def _load(self, name: str, adapter: Adapter) -> str:
-        """Loads the candidate and makes sure that it is what is served."""
-        loaded = self.student.engine.load_adapter(name, adapter.path)
-        require_served(loaded, self.student.engine.adapters().get(name), adapter)
-        return name
 
     def _ask(
         self,
@@ -253,9 +270,7 @@ class Promoter:
         """Moves the alias and swaps the adapter in; returns its name in the engine."""
         name = self.student.adapter or self.name
         if self.registry is None:
-            require_served(
-                self.engine.load_adapter(name, adapter.path), self.engine.adapters().get(name), adapter
-            )
+            serve_adapter(self.engine, adapter, name)
             return name
         now = self._incumbent()
         if now not in (incumbent, adapter.sha256):
@@ -269,19 +284,6 @@ class Promoter:
         return AdapterError(
             f"{self.alias} moved to {(now or 'the base model')[:14]} while the candidate was compared",
             remedy="learn again, against what it points to now",
-        )
-
-
-def require_served(loaded: str, served: str | None, adapter: Adapter) -> None:
-    """Refuses an engine that serves something else than what was trained.
-
-    Raises:
-        SilentNoOp: naming both.
-    """
-    if not loaded == served == adapter.sha256:
-        raise SilentNoOp(
-            f"The engine serves {(served or loaded)[:12]}, not {adapter.sha256[:12]}, which was trained; "
-            "load it again."
         )
 
 

@@ -109,11 +109,11 @@ class _ByPart(Scorer):
     """Scores each item as its part does."""
 
     def __init__(self, parts: Collection[Task]) -> None:
-        self._scorers: dict[str, Scorer] = {}
+        self.scorers: dict[str, Scorer] = {}
         for kind in ("test", "dev", "train"):  # a question stays where it is found first
             for task in parts:
                 for item in getattr(task, kind):
-                    self._scorers.setdefault(item.id, task.scorer)
+                    self.scorers.setdefault(item.id, task.scorer)
         self.name = "+".join(sorted({task.scorer.name for task in parts}))
 
     def score(self, item: Item, text: str) -> Score:
@@ -123,6 +123,6 @@ class _ByPart(Scorer):
         return self._of(item).leaks(item, text)
 
     def _of(self, item: Item) -> Scorer:
-        if item.id not in self._scorers:
+        if item.id not in self.scorers:
             raise ConfigError(f"item {item.id} is of no part of the mixture", expected="one of its items")
-        return self._scorers[item.id]
+        return self.scorers[item.id]

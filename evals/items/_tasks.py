@@ -257,7 +257,7 @@ def reference(item: Item) -> str | None:
         return None
 
 
-def _only(item: Item) -> str | None:
+def only_answer(item: Item) -> str | None:
     """The gold answer if no other one is right: of several, another process may find another one."""
     try:
         return _KEY.answer(item) if _KEY.is_unique(item) else None
@@ -287,5 +287,5 @@ def fingerprint(
     name: str, train: tuple[Item, ...], dev: tuple[Item, ...], test: tuple[Item, ...], scorer: Scorer
 ) -> str:
     """Digest of all questions, answers (where there is but one) and the scorer of a task."""
-    parts = [[(item.public.question, _only(item)) for item in items] for items in (train, dev, test)]
+    parts = [[(item.public.question, only_answer(item)) for item in items] for items in (train, dev, test)]
     return digest("task", name, scorer.name, parts)

@@ -13,7 +13,8 @@ from scipy import stats
 
 from docendo.distill import Gate, GateLedger, GateVerdict
 from docendo.errors import ConfigError, DataError, IntegrityError, ResumeError, SilentNoOp
-from docendo.evals import EvalRecord, EvalResult, Task, make_item
+from docendo.evals import EvalRecord, EvalResult, ExactScorer, Task, make_item
+from docendo.evals.items._identity import scorer_identity
 
 TASK = Task(name="kept", test=(make_item("?", 1),))
 
@@ -176,7 +177,7 @@ def test_every_gate_has_items_of_its_own_and_used_ones_are_refused(tmp_path: Pat
         for n, item in enumerate(ITEMS)
     ]
     record, items = open_gate(ledger, "c2", items=again, alias="other@prod")
-    assert record.number == 1
+    assert record.number == 3
     assert [item.id for item in items] == [item.id for item in again[20:]]
     with pytest.raises(DataError, match="0 of 30 test items are fresh"):
         open_gate(ledger, "c3")
@@ -192,6 +193,33 @@ def test_a_killed_gate_is_gone_on_with_on_its_own_items(tmp_path: Path) -> None:
         open_gate(GateLedger(tmp_path), "c", items=ITEMS[5:])
     # Against another incumbent it is another gate.
     assert open_gate(GateLedger(tmp_path), "c", incumbent="d")[0].number == 2
+
+
+def test_a_killed_gate_does_not_go_on_for_another_prompt_scorer_or_answer(tmp_path: Path) -> None:
+    asked = {"prompt of the student": "{question}", "scorer": scorer_identity(ExactScorer())}
+    record, _ = open_gate(GateLedger(tmp_path), "c", asked=asked)
+    for other in (
+        {**asked, "prompt of the student": "Think. {question}"},
+        {**asked, "scorer": scorer_identity(ExactScorer(ignore_case=True))},
+    ):
+        with pytest.raises(ResumeError, match=r"with another (prompt of the student|scorer)"):
+            open_gate(GateLedger(tmp_path), "c", asked=other)
+    wrong = [make_item(f"What is {n} + {n}?", 2 * n + 1) for n in range(30)]
+    with pytest.raises(ResumeError, match="other gold answers"):
+        open_gate(GateLedger(tmp_path), "c", asked=asked, items=wrong)
+    assert open_gate(GateLedger(tmp_path), "c", asked=asked)[0] == record
+
+
+def test_another_alias_is_no_new_beginning(tmp_path: Path) -> None:
+    """All aliases of a name spend one alpha, and so do all that are judged by the same test items."""
+    others = [make_item(f"What is {n} - {n}?", 0) for n in range(30)]
+    numbers = [
+        open_gate(GateLedger(tmp_path), f"c{n}", alias=alias, items=items)[0].number
+        for n, (alias, items) in enumerate(
+            [("s@prod", ITEMS), ("s@beta", ITEMS), ("t@prod", others), ("s@prod", others), ("u@prod", ITEMS)]
+        )
+    ]
+    assert numbers == [1, 2, 1, 4, 3]
 
 
 def test_a_candidate_is_not_tried_again_at_a_kinder_gate(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from docendo.distill.datasets._lineage import data_digest
 from docendo.distill.rounds._promotion import Promoter
 from docendo.distill.rounds._scheduler import RandomScheduler
 from docendo.errors import AdapterError, ConfigError, DataError, LeakError, ResumeError, SilentNoOp
-from docendo.evals import Task
+from docendo.evals import ExactScorer, Task
 from docendo.graphs import demonstrate
 from docendo.manifest import write_manifest
 from docendo.records import Author, Item, Request, SamplingParams, Trace
@@ -215,6 +216,41 @@ def test_without_a_registry_the_engine_alone_is_changed(
     assert (options["folder"] / "gates.json").is_file()
 
 
+@pytest.mark.parametrize("at", ["judge", "promote"])
+def test_a_gate_does_not_go_on_elsewhere_with_what_it_was_not_opened_for(
+    skilled: Skilled,
+    adapters: list[Adapter],
+    task: Task,
+    options: dict[str, Any],
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before its verdict and after it: neither another prompt, nor another scorer, nor a kinder gate."""
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    rows = rows_of(task.train[:8])
+    with monkeypatch.context() as patch:
+        patch.setattr(Gate if at == "judge" else AdapterRegistry, at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            consider(Student(skilled), adapters[0], rows, **options)
+    asked = len(skilled.requests)
+    changes: list[tuple[Student, dict[str, Any], str]] = [
+        (Student(skilled, prompt="Think. {question}"), {}, "another prompt of the student"),
+        (Student(skilled), {"tasks": replace(task, scorer=ExactScorer(ignore_case=True))}, "another scorer"),
+        (Student(skilled), {"gate": Gate(size=40, alpha=0.5)}, "another alpha"),
+    ]
+    for number, (student, change, words) in enumerate(changes):
+        elsewhere = options["folder"].with_name(str(number))
+        with pytest.raises(ResumeError, match=words):
+            consider(student, adapters[0], rows, **{**options, "folder": elsewhere, **change})
+    assert len(skilled.requests) == asked
+    assert not AdapterRegistry(options["registry"]).history("student@prod")
+    elsewhere = options["folder"].with_name("same")
+    assert consider(Student(skilled), adapters[0], rows, **{**options, "folder": elsewhere}).promoted
+
+
 # --- sabotage -------------------------------------------------------------------------------------
 
 
@@ -223,9 +259,26 @@ def test_an_engine_that_serves_other_weights_is_found_out(
 ) -> None:
     load = skilled.load_adapter
     skilled.load_adapter = lambda name, path: load(name, adapters[1].path)  # type: ignore[method-assign]
-    with pytest.raises(SilentNoOp, match="which was trained"):
+    with pytest.raises(SilentNoOp, match="which was to be loaded"):
         consider(Student(skilled), adapters[0], rows_of(task.train[:8]), **options)
     assert not AdapterRegistry(options["registry"]).history("student@prod")
+    assert skilled.adapters() == {}
+
+
+def test_wrong_weights_do_not_stay_where_there_is_no_registry(
+    skilled: Skilled, adapters: list[Adapter], task: Task, options: dict[str, Any]
+) -> None:
+    other = Skilled.__new__(Skilled)
+    vars(other).update(vars(skilled))
+    other._adapters = {}
+    load = other.load_adapter
+    other.load_adapter = lambda name, path: load(name, adapters[1].path)  # type: ignore[method-assign]
+    with pytest.raises(SilentNoOp, match="it was dropped"):
+        consider(
+            Student(skilled), adapters[0], rows_of(task.train[:8]), engine=other,
+            **{**options, "registry": None},
+        )  # fmt: skip
+    assert other.adapters() == {}
 
 
 def test_an_adapter_that_is_loaded_and_not_applied_shows_nothing(
