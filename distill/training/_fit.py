@@ -90,6 +90,7 @@ def fit(
             "trainable_parameters": sum(weight.numel() for weight in after.values()),
             "peak_memory_gb": round(max(entry.get(MEMORY, 0.0) for entry in history), 3),
             **({SPEED: round(statistics.fmean(speeds), 1)} if speeds else {}),
+            **_last(trainer.state.log_history, built.watched),
         },
     )
 
@@ -102,6 +103,14 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, f
             if name not in _APART and is_number(value):
                 curves.setdefault(name, []).append((int(entry["step"]), float(value)))
     return curves
+
+
+def _last(history: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """The last logged values of some names. The history is in every checkpoint, so no kill loses them."""
+    found: dict[str, float] = {}
+    for entry in history:
+        found |= {name: float(entry[name]) for name in names if is_number(entry.get(name))}
+    return found
 
 
 class _Watch(TrainerCallback):

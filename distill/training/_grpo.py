@@ -27,10 +27,22 @@ from docendo.distill.training._trl import (
     without_telemetry,
 )
 from docendo.errors import ConfigError
+from docendo.evals.items._identity import key_digest
 from docendo.memory import Database
 from docendo.records import Item
+from docendo.scoring import Scorer
 
 PolicyLoss = Literal["dapo", "grpo", "dr_grpo"]
+
+_WATCHED = (
+    "reward",
+    "reward_std",
+    "frac_reward_zero_std",
+    "kl",
+    "entropy",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+)
 
 
 def train_grpo(
@@ -83,8 +95,9 @@ def train_grpo(
         parent: Adapter to continue from.
         name: Name of the adapter; the name of the output folder by default.
         metadata: Facts of yours for the manifest, as JSON values.
-        resume: Go on from a checkpoint, or return the adapter that was made from the same. Checkpoints are
-            made where answers are sampled anew, and going on from them gives the same adapter bit for bit.
+        resume: Go on from a checkpoint, or return the adapter that was made from the same: model, prompts,
+            settings, rewards (a function by its name) and gold answers. Checkpoints are made where answers
+            are sampled anew, and going on from them gives the same adapter bit for bit.
         database: Where to record data set and adapter, as for `train`.
         quiet: Print no progress.
 
@@ -180,7 +193,14 @@ class _Rewarded:
             )
         }
         rewards = {key: {**identity_of(r), "weight": self.weights[key]} for key, r in self.rewards.items()}
-        return {"name": "grpo", "rewards": rewards, **settings}
+        scored = any(isinstance(reward, Scorer) for reward in self.rewards.values())
+        return {
+            "name": "grpo",
+            "rewards": rewards,
+            # Rows hold questions; what is right is in the items.
+            **({"key": key_digest(self.items)} if scored else {}),
+            **settings,
+        }
 
     def build(self, materials: Materials) -> Build:
         from datasets import Dataset
@@ -220,15 +240,12 @@ class _Rewarded:
                 processing_class=materials.tokenizer,
                 prompts=prompts.ids,
             )
-        facts: dict[str, float] = {}
-        watched = ["reward", "reward_std", "frac_reward_zero_std", "kl", "entropy"]
-        watched += ["completions/mean_length", "completions/clipped_ratio"]
-        settle(trainer, materials, facts, [*watched, *(f"rewards/{name}/mean" for name in self.rewards)])
+        settle(trainer, materials)
         return Build(
             trainer=trainer,
             probe=probe_of(materials, prompts),
             data=prompts.counts(),
-            facts=facts,
+            watched=[*_WATCHED, *(f"rewards/{name}/mean" for name in self.rewards)],
             close=lambda: drop_reference(materials.model),
         )
 

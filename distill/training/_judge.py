@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from docendo.checks import is_number
 from docendo.distill.datasets._candidates import name_of
 from docendo.distill.training._rewards import GroupReward, Reward, SampledAnswer
 from docendo.errors import ConfigError, DataError, DocendoError, LeakError, TaskFailure
+from docendo.evals.items._identity import scorer_identity, settings_of
 from docendo.records import Item
 from docendo.scoring import Scorer, scored
 
@@ -143,11 +143,10 @@ def check_rewards(rewards: object, weights: Mapping[str, float] | None) -> dict[
 
 
 def identity_of(reward: Reward) -> dict[str, Any]:
-    """What a reward is, as JSON values."""
+    """What a reward is, as JSON values: a function by its name alone."""
     if isinstance(reward, Scorer):
-        return {"scorer": reward.name}
-    settings = asdict(reward) if hasattr(reward, "__dataclass_fields__") else {}  # type: ignore[call-overload]
-    return {"function": name_of(reward), **settings}
+        return scorer_identity(reward)
+    return {"function": name_of(reward), **settings_of(reward)}
 
 
 def _require_items(rows: Sequence[Mapping[str, Any]], items: Mapping[str, Item]) -> None:

@@ -49,6 +49,7 @@ class Build:
         probe: Returns logits of a few examples; they must differ after training.
         data: Counts for the manifest: `examples`, `too_long`, `tokens`, `completion_tokens`.
         facts: Further numbers for the adapter's metrics.
+        watched: Names of logged values whose last ones are further metrics.
         close: Frees what the method opened (an engine), whatever happens.
     """
 
@@ -56,6 +57,7 @@ class Build:
     probe: Callable[[], Any]
     data: Mapping[str, int]
     facts: Mapping[str, float] = field(default_factory=dict)
+    watched: Sequence[str] = ()
     close: Callable[[], None] = lambda: None
 
 

@@ -167,9 +167,13 @@ class _OnPolicy:
                 processing_class=materials.tokenizer,
                 prompts=prompts.ids,
             )
-        facts: dict[str, float] = {}
-        settle(trainer, materials, facts, ["entropy", "completions/mean_length", "completions/clipped_ratio"])
-        return Build(trainer=trainer, probe=probe_of(materials, prompts), data=prompts.counts(), facts=facts)
+        settle(trainer, materials)
+        return Build(
+            trainer=trainer,
+            probe=probe_of(materials, prompts),
+            data=prompts.counts(),
+            watched=["entropy", "completions/mean_length", "completions/clipped_ratio"],
+        )
 
     def _load(self, materials: Materials) -> Any:
         """The teacher; its head is cut to the student's width, which is beyond all tokens in either."""

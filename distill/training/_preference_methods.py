@@ -23,6 +23,16 @@ from docendo.hashing import derive_seed
 
 PreferenceLoss = Literal["sigmoid", "ipo"]
 
+_WATCHED_PAIRS = (
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "preference",
+    "nll",
+)
+_WATCHED_LABELS = ("kl", "rewards/chosen", "rewards/rejected", "rewards/margins")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
@@ -72,14 +82,12 @@ class Pairs:
                 train_dataset=Dataset.from_list(columns),
                 processing_class=materials.tokenizer,
             )
-        facts: dict[str, float] = {}
-        watched = ["rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"]
-        settle(trainer, materials, facts, [*watched, "preference", "nll"])
+        settle(trainer, materials)
         return Build(
             trainer=trainer,
             probe=probe(materials, [good for good, _ in short]),
             data=_counts([one for pair in short for one in pair], len(short), len(pairs) - len(short)),
-            facts=facts,
+            watched=_WATCHED_PAIRS,
             close=lambda: drop_reference(materials.model),
         )
 
@@ -144,13 +152,13 @@ class Labelled:
                 train_dataset=Dataset.from_list(columns),
                 processing_class=materials.tokenizer,
             )
-        facts = {"desirable_weight": desirable, "undesirable_weight": undesirable}
-        settle(trainer, materials, facts, ["kl", "rewards/chosen", "rewards/rejected", "rewards/margins"])
+        settle(trainer, materials)
         return Build(
             trainer=trainer,
             probe=probe(materials, [answer for answer, _ in short]),
             data=_counts([answer for answer, _ in short], len(short), len(answers) - len(short)),
-            facts=facts,
+            facts={"desirable_weight": desirable, "undesirable_weight": undesirable},
+            watched=_WATCHED_LABELS,
             close=lambda: drop_reference(materials.model),
         )
 

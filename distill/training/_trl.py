@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
 from docendo.distill.training._batches import Encoded
 from docendo.distill.training._config import TrainConfig
@@ -62,8 +62,8 @@ def trl_arguments(materials: Materials, examples: int) -> dict[str, Any]:
     return {**given, **dict.fromkeys([*names, "gradient_checkpointing"], recompute)}
 
 
-def settle(trainer: Any, materials: Materials, facts: dict[str, float], watched: Sequence[str]) -> None:
-    """Makes a new trainer quiet, its reference right, and has it note the last values of what it logs.
+def settle(trainer: Any, materials: Materials) -> None:
+    """Makes a new trainer quiet, and its reference right.
 
     The reference of an adapter that is continued is a frozen copy of it. That of a fresh one is the base,
     which TRL takes where there is no copy; its copy of a fresh adapter would only cost time.
@@ -72,7 +72,6 @@ def settle(trainer: Any, materials: Materials, facts: dict[str, float], watched:
         SilentNoOp: if the copy is not the parent.
     """
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Noted(facts, watched))
     model = materials.model
     if REFERENCE not in model.peft_config:
         return
@@ -129,13 +128,3 @@ def require_no_weights(rows: Sequence[Mapping[str, Any]]) -> None:
                 expected="no weights: these losses have none",
                 remedy="choose the rows with a selector",
             )
-
-
-class _Noted(TrainerCallback):
-    def __init__(self, facts: dict[str, float], names: Sequence[str]) -> None:
-        self.facts, self.names = facts, tuple(names)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        for name in self.names:
-            if (logs or {}).get(name) is not None:
-                self.facts[name] = float(logs[name])

@@ -7,7 +7,9 @@ from typing import Any
 
 import trl
 from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
+from docendo.distill.training._checkpoints import Checkpoint
 from docendo.distill.training._durable import DurableTrainer
 from docendo.distill.training._trl import require_hooks
 from docendo.errors import SilentNoOp
@@ -71,6 +73,16 @@ class DurableGRPO(_Prompted, DurableTrainer, trl.GRPOTrainer):
         self.spread = Spread()
         self.add_callback(self.spread)
 
+    def go_on(self, checkpoint: Checkpoint | None) -> TrainOutput:
+        """Trains, and makes sure that there was something to learn, also in steps of before it was killed.
+
+        Raises:
+            SilentNoOp: if all groups had equal rewards.
+        """
+        trained = super().go_on(checkpoint)
+        self.spread.require()
+        return trained
+
     def may_save(self) -> bool:
         """Only where the next step samples: answers that are half used are not stored."""
         every: int = self.args.steps_per_generation * self.num_iterations
@@ -105,7 +117,8 @@ class Spread(TrainerCallback):
             self.sampled += 1
             self.unequal += equal < 1
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def require(self) -> None:
+        """Refuses a training in which there was nothing to learn."""
         if self.sampled and not self.unequal:
             raise SilentNoOp(
                 f"All answers of a group had equal rewards, in each of {self.sampled} rounds of sampling, so "

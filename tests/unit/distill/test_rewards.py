@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ from docendo.distill import (
     train,
     train_grpo,
 )
+from docendo.distill.training import _job
 from docendo.distill.training import _trl_trainers as trainers
 from docendo.distill.training._grpo import _Rewarded
 from docendo.distill.training._judge import Judge
 from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._models import load_peft, seeded
 from docendo.distill.training._prompts import text_of
-from docendo.errors import ConfigError, DataError, LeakError, TaskFailure
+from docendo.errors import ConfigError, DataError, LeakError, ResumeError, TaskFailure
 from docendo.progress import quiet_libraries
+from docendo.records import Gold
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -324,6 +327,80 @@ def test_an_interrupted_training_goes_on_where_it_samples_bit_for_bit(
     resumed = train_grpo(tiny_model_dir, PROMPTS, output=tmp_path / "a", resume=True, **options)
     assert resumed.sha256 == whole.sha256
     assert resumed.losses == whole.losses
+
+
+def test_what_was_measured_survives_a_kill_after_the_last_step(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All steps are made and nothing is trained any more: the metrics come from the checkpoint."""
+    options: dict[str, Any] = {
+        "rewards": {"noise": noise},
+        "num_generations": 4,
+        "max_completion_length": 5,
+        "config": QUICK.replace(save_steps=1),
+        "quiet": True,
+    }
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    whole = train_grpo(tiny_model_dir, PROMPTS, output=tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(_job, "save_peft", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_grpo(tiny_model_dir, PROMPTS, output=tmp_path / "a", **options)
+    resumed = train_grpo(tiny_model_dir, PROMPTS, output=tmp_path / "a", resume=True, **options)
+    assert resumed.sha256 == whole.sha256
+    apart = ("seconds", "peak_memory_gb")
+    one, other = (
+        {key: run.metrics[key] for key in run.metrics if key not in apart} for run in (whole, resumed)
+    )
+    assert one == other
+    assert "rewards/noise/mean" in one
+
+
+class Lenient(evals.ExactScorer):
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+
+def test_a_training_goes_on_with_the_same_scorer_and_answers_alone(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, rows = tasked(8)
+    prompts = [{**prompt, **row} for prompt, row in zip(PROMPTS, rows, strict=True)]
+    changed = [replace(item, gold=Gold("99")) for item in items]
+
+    def trained(scorer: evals.ExactScorer, items: Any, **options: Any) -> Adapter:
+        return train_grpo(
+            tiny_model_dir,
+            prompts,
+            rewards={"noise": noise, "verified": scorer},
+            items=items,
+            output=tmp_path / "a",
+            num_generations=4,
+            max_completion_length=5,
+            config=QUICK.replace(max_steps=1, save_steps=1),
+            quiet=True,
+            **options,
+        )
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_job, "save_peft", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(Lenient(0.1), items)
+    for scorer, gold, other in (
+        (Lenient(0.1), changed, "another method.key"),
+        (Lenient(0.2), items, r"method.rewards.verified.share \(0.1, now 0.2\)"),
+        (evals.ExactScorer(ignore_case=True), items, "method.rewards.verified.ignore_case"),
+    ):
+        with pytest.raises(ResumeError, match=other):
+            trained(scorer, gold, resume=True)
+    assert trained(Lenient(0.1), reversed(items), resume=True).metrics["steps"] == 1
 
 
 @pytest.mark.parametrize(
