@@ -55,8 +55,9 @@ def pairs_dataset(
 
     Only siblings are compared: answers to the same prompt, on the same item, under the same parent turns;
     `teacher_wins` alone compares answers of one item. An answer that was given several times counts once,
-    with the mean of its rewards. What is chosen must have been promoted, where the run has a board; what is
-    rejected must only not be quarantined. The order of the traces does not matter.
+    with the mean of its rewards. Where one family of siblings prefers A to B and another one, under the same
+    prompt, B to A, neither pair is taken. What is chosen must have been promoted, where the run has a board;
+    what is rejected must only not be quarantined. The order of the traces does not matter.
 
     Args:
         traces: Recorded turns.
@@ -171,11 +172,33 @@ def build_pairs(
             builder.because(one.trace.id, "without a counterpart" if one.promoted else "not promoted")
         groups.append([_draft(chosen, rejected) for chosen, rejected in pairing(different)])
     return builder.dataset(
-        groups,
+        _undisputed(groups, builder),
         unused="without a counterpart",
         expected=f"two answers to one prompt that differ in {reward}",
         remedy="sample several answers per item, or select pairs otherwise",
     )
+
+
+def _undisputed(groups: Sequence[Sequence[Draft]], builder: Builder) -> list[list[Draft]]:
+    """Without pairs whose opposite is there under the same prompt, both of them.
+
+    Where rewards are noisy, one family of siblings may prefer what another one rejects; both together would
+    teach nothing but the noise.
+    """
+
+    def key(draft: Draft, chosen: str, rejected: str) -> str:
+        fields = draft.fields
+        return digest(draft.item, fields["prompt"], fields[chosen], fields[rejected])
+
+    said = {key(draft, "chosen", "rejected") for group in groups for draft in group}
+    found = []
+    for group in groups:
+        kept = [draft for draft in group if key(draft, "rejected", "chosen") not in said]
+        for draft in group:
+            for source in draft.sources if draft not in kept else ():
+                builder.because(source, "contradicted")
+        found.append(kept)
+    return found
 
 
 def merged(group: Iterable[Candidate], builder: Builder, *, apart: bool = False) -> list[Candidate]:

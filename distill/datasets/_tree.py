@@ -114,7 +114,8 @@ class TraceTree:
         """Returns the tree with values: a leaf's is its reward, another turn's comes from its children.
 
         A leaf without the reward has no value, and neither has a turn none of whose children has one; means
-        and maxima are over the children that do. The traces stay as they are.
+        and maxima are over the children that do. What is quarantined has no value either: neither its own
+        reward nor what came of it counts for anybody. The traces stay as they are.
 
         Args:
             reward: What a leaf is worth.
@@ -131,6 +132,8 @@ class TraceTree:
             raise ConfigError(f"gamma is {gamma!r}", expected="more than 0 and at most 1")
         values: dict[str, float] = {}
         for name, trace in reversed(list(self.traces.items())):
+            if trace.trust == "quarantined":
+                continue
             if not self._children[name]:
                 value = trace.rewards.get(reward) if isinstance(reward, str) else reward(trace)
                 if value is not None:

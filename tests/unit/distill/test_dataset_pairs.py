@@ -111,6 +111,39 @@ def test_equal_answers_count_once_with_the_mean_of_their_rewards() -> None:
         pairs(traces[:2])
 
 
+@pytest.mark.parametrize("select", ["siblings", "margin", "top_bottom"])
+def test_no_item_prefers_one_answer_to_another_and_the_other_way_round(select: str) -> None:
+    """Rewards are noisy: after one turn 4 wins, after another 5, and both were asked the same."""
+    traces = [
+        *(turn("p4", "4", 1.0, parents=("p",)), turn("p5", "5", 0.0, parents=("p",))),
+        *(turn("q4", "4", 0.0, parents=("q",)), turn("q5", "5", 1.0, parents=("q",))),
+        turn("q6", "6", 0.0, parents=("q",)),
+    ]
+    if select == "top_bottom":
+        traces[-1] = turn("r6", "6", 1.0, parents=("r",))
+        traces.append(turn("r7", "7", 0.0, parents=("r",)))
+    data = pairs_dataset(traces, items=ITEMS, exclude=TEST, select=select)  # type: ignore[arg-type]
+    found = [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in data]
+    assert found == [("6", "7") if select == "top_bottom" else ("5", "6")]
+    assert dataset_manifest(data).left_out["contradicted"] == {"top_bottom": 4}.get(select, 3)
+    # Other prompts are other questions.
+    asked = [
+        one.replace(messages=({"role": "user", "content": f"item a after {one.parents}"},)) for one in traces
+    ]
+    assert {("4", "5"), ("5", "4")} <= set(pairs(asked, select=select))
+
+
+def test_the_teacher_and_the_student_do_not_contradict_each_other() -> None:
+    traces = [
+        turn("t1", "4", 1.0, role="teacher"),
+        turn("t2", "5", 1.0, role="teacher"),
+        turn("s1", "4", 0.0),
+        turn("s2", "5", 0.0),
+        turn("s3", "6", 0.0),
+    ]
+    assert pairs(traces, select="teacher_wins") == [("4", "6"), ("5", "6")]
+
+
 def test_margin_takes_the_largest_gap_first_and_thirds_are_thirds() -> None:
     traces = [turn(str(n), str(n), n / 3) for n in range(4)]
     assert pairs(traces, select="margin", margin=2 / 3) == [("3", "0"), ("2", "0"), ("3", "1")]

@@ -118,6 +118,19 @@ def test_partial_trees_go_by_the_leaves_that_are_there() -> None:
         TraceTree([turn("x")]).backup().pairs(**COMMON)
 
 
+def test_what_is_quarantined_counts_for_nobody() -> None:
+    traces = [
+        turn("g"),
+        turn("a", "g", rewards={"verified": 0.0}),
+        turn("b", "g", rewards={"verified": 1.0}, trust="quarantined"),
+        turn("c", "g", trust="quarantined"),
+        turn("c1", "c", rewards={"verified": 1.0}),
+        turn("alone", trust="quarantined", rewards={"verified": 1.0}),
+    ]
+    assert dict(TraceTree(traces).backup().values) == {"g": 0.0, "a": 0.0, "c1": 1.0}
+    assert dict(TraceTree(traces).backup(reduce="max").values) == {"g": 0.0, "a": 0.0, "c1": 1.0}
+
+
 def test_a_turn_with_several_parents_counts_for_each() -> None:
     traces = [
         turn("p"),
