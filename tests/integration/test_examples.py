@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from docendo.agents import Engine
+from docendo.evals import make_item
+from docendo.records import Request, SamplingParams
+from docendo.registry import get_recipe
+from docendo.scoring import Score
 
 ROOT = Path(__file__).resolve().parents[2]
 # The wheel has neither examples nor README.
@@ -81,3 +93,83 @@ def test_what_the_pages_say_of_memory_runs(
     for block in shown:
         exec(compile(block, page, "exec"), {})
     assert "ok" in capsys.readouterr().out
+
+
+def test_an_agent_of_ones_own_is_compared(
+    guessing_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("own_agent").main(str(guessing_model_dir), train=20, test=12)
+    out = capsys.readouterr().out
+    assert "well read" in out
+    assert "verdict" in out
+
+
+def test_a_scorer_of_ones_own_judges(guessing_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load("own_scorer")
+    module.main(str(guessing_model_dir))
+    assert "How many weeks are in a year?" in capsys.readouterr().out
+    item, scorer = make_item("How many weeks are in a year?", 52), module.Estimate()
+    assert scorer.score(item, "About 50 weeks").correct
+    assert scorer.score(item, "1,052") == Score(correct=False, value=0.0, parsed="1052")
+    assert not scorer.score(item, "many").correct
+    assert scorer.leaks(item, "52!")
+
+
+def test_a_recipe_of_ones_own_runs(guessing_model_dir: Path, tmp_path: Path) -> None:
+    recipe = get_recipe(str(ROOT / "examples" / "own_recipe.py"))
+    config = recipe.configure({"model": str(guessing_model_dir)}, scale="tiny")
+    summary = recipe.function(config, folder=tmp_path / "run", resume=False, quiet=True)
+    assert list(summary["arms"]) == ["none", "examples", "examples, answers exchanged"]
+    assert [row["role"] for row in summary["findings"]] == ["claim", "claim", "control"]
+
+
+def test_a_hosted_teacher_teaches_a_local_student(
+    guessing_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Engine.load(guessing_model_dir) as engine, served(engine) as address:
+        load("hosted_teacher").main(
+            f"openai:{address}#large", str(guessing_model_dir), train=24, test=12, steps=2
+        )
+    assert "verdict" in capsys.readouterr().out
+    assert (tmp_path / "adapters/hosted/adapter_model.safetensors").is_file()
+
+
+@contextmanager
+def served(engine: Engine) -> Iterator[str]:
+    """A model behind the chat interface of OpenAI, as far as the example needs it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            sampling = SamplingParams(
+                n=body.get("n", 1), temperature=body["temperature"], max_tokens=body["max_completion_tokens"]
+            )
+            result = engine.generate(Request(prompt=tuple(body["messages"]), sampling=sampling))
+            choices = [
+                {"index": n, "message": {"role": "assistant", "content": c.text}, "finish_reason": "stop"}
+                for n, c in enumerate(result.completions)
+            ]
+            usage = {"prompt_tokens": 1, "completion_tokens": 1}
+            data = json.dumps({"id": "1", "model": "large", "choices": choices, "usage": usage}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
