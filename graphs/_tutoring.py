@@ -161,7 +161,7 @@ class _Nodes:
 
 
 def _hint(context: RunContext, post_id: str) -> tuple[str, str]:
-    """A hint as the student may see it, and its turn: the plain one where none is left or it was taken out."""
+    """A hint as the student may see it, and its turn; the plain one where none is left."""
     post = context.board.get(post_id) if post_id else None
     if post is None or post.trust == "quarantined":
         return PLAIN_HINT, ""

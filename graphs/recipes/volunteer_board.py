@@ -30,12 +30,13 @@ from typing import Any
 
 from docendo import graphs
 from docendo.agents import Asker, Engine, NoteKeeper, RunContext, Volunteer, Worker, calibrate
+from docendo.errors import InfrastructureError
 from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown, within
 from docendo.graphs._nodes import blocking
 from docendo.graphs.recipes._lake import KINDS, Lake, Question, lake
 from docendo.memory import Blackboard, BoardRequest, Database, Notes, Outcome
 from docendo.progress import progress
-from docendo.records import Gold, Item, Message, PublicItem, Record, Request, SamplingParams
+from docendo.records import Gold, Item, Message, PublicItem, Record, SamplingParams
 from docendo.registry import recipe
 
 #: A small model continues a text better than it answers in a chat, so messages become one text.
@@ -45,7 +46,9 @@ _PLAIN = (
 )
 _MAST, _LAKE = "- The Aldo mast is led by Mia Kern.", "- The Aldo lake is led by Pia Lott."
 #: Seconds in which offers from other processes are gathered, and those in which they may answer.
-_WINDOW, _DEADLINE = 0.5, 3.0
+_WINDOW, _DEADLINE = 1.0, 6.0
+#: Seconds in which their processes must have begun.
+_PATIENCE = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,7 @@ class VolunteerBoard(Record):
     """Settings.
 
     Attributes:
-        model: Who reads, and addresses.
+        model: Who reads.
         questions: Test questions of a seed.
         dev: Other questions, for the volunteers' thresholds.
         sheets: Sheets that a keeper delivers for a request.
@@ -63,7 +66,7 @@ class VolunteerBoard(Record):
     """
 
     model: str = "smollm2-135m-instruct"
-    questions: int = 60
+    questions: int = 40
     dev: int = 24
     sheets: int = 2
     processes: int = 0
@@ -160,26 +163,6 @@ def _by_words(descriptions: Sequence[str]) -> Confidences:
     return chosen
 
 
-def _by_model(engine: Engine, descriptions: Sequence[str]) -> Confidences:
-    """A coordinator that reads the descriptions and names a letter; the likeliest is addressed."""
-    letters = "ABCDEFGH"
-    listed = "\n".join(f"{letter}: {text}" for letter, text in zip(letters, descriptions, strict=True))
-    known: dict[str, list[float]] = {}
-
-    def chosen(request: BoardRequest) -> list[float]:
-        if request.text not in known:
-            prompt = f"Who knows the answer?\n{listed}\nQuestion: {request.text}\nAnswered by"
-            message: Message = {"role": "user", "content": prompt}
-            asked = Request(prompt=(message,), sampling=SamplingParams(max_tokens=1, top_logprobs=20))
-            (found,) = engine.generate(asked).completions[0].top_logprobs
-            named = [engine.tokenizer.decode([token]).strip() for token, _ in found]
-            picked = next((name for name in named if len(name) == 1 and name in letters), "")
-            known[request.text] = [float(letter == picked) for letter in letters]
-        return known[request.text]
-
-    return chosen
-
-
 def _shuffled(volunteers: Sequence[NoteKeeper], seed: int) -> Confidences:
     """The volunteers' own confidences, those below their thresholds as 0, dealt out anew."""
 
@@ -201,7 +184,7 @@ def _shuffled(volunteers: Sequence[NoteKeeper], seed: int) -> Confidences:
         "by descriptions half of which are wrong; with confidences dealt out at random they do not."
     ),
     config=VolunteerBoard,
-    cost="2 minutes a seed on one core with SmolLM2-135M",
+    cost="90 seconds a seed on one core with SmolLM2-135M",
     needs=("model:smollm2-135m-instruct",),
     scales={"tiny": {"questions": 3, "dev": 8, "seeds": 2}},
 )
@@ -217,7 +200,6 @@ def _shuffled(volunteers: Sequence[NoteKeeper], seed: int) -> Confidences:
     shown("volunteers: F1", over="single index: F1"),
     shown("volunteers", over="addressed, all right"),
     shown("volunteers: F1", over="addressed, all right: F1"),
-    shown("volunteers", over="addressed by the model"),
 )
 def volunteer_board(config: VolunteerBoard, *, seed: int, folder: Path, quiet: bool) -> Trial:
     """One seed: a lake of its own, and every protocol asked the same questions."""
@@ -237,7 +219,6 @@ def volunteer_board(config: VolunteerBoard, *, seed: int, folder: Path, quiet: b
         protocols: dict[str, tuple[Sequence[Volunteer], int]] = {
             "volunteers": (own, 1),
             "addressed": (told(_by_words(made.stale)), 1),
-            "addressed by the model": (told(_by_model(engine, made.stale)), 1),
             "addressed, all right": (told(_by_words(made.right)), 1),
             "broadcast": (told(lambda request: [1.0] * everybody), everybody),
             "single index": ([NoteKeeper("archive", made.sheets, threshold=0.0, most=config.sheets)], 1),
@@ -304,14 +285,19 @@ def _working(config: VolunteerBoard, seed: int, board: Path, processes: int) -> 
         yield {}
         return
     spawn = multiprocessing.get_context("spawn")  # nothing of this process's threads and models goes along
-    stop = spawn.Event()
+    stop, ready = spawn.Event(), spawn.Semaphore(0)
     workers = [
-        spawn.Process(target=_serve, args=(config, seed, str(board), number, stop))
+        spawn.Process(target=_serve, args=(config, seed, str(board), number, stop, ready))
         for number in range(processes)
     ]
     for worker in workers:
         worker.start()
     try:
+        for _ in workers:
+            if not ready.acquire(timeout=_PATIENCE):
+                raise InfrastructureError(
+                    f"a process with volunteers did not begin in {_PATIENCE:.0f} s; look for its error above"
+                )
         yield {"deadline": _DEADLINE, "window": _WINDOW}
     finally:
         stop.set()
@@ -319,7 +305,7 @@ def _working(config: VolunteerBoard, seed: int, board: Path, processes: int) -> 
             worker.join()
 
 
-def _serve(config: VolunteerBoard, seed: int, board: str, number: int, stop: Any) -> None:
+def _serve(config: VolunteerBoard, seed: int, board: str, number: int, stop: Any, ready: Any) -> None:
     """A process with every so manieth volunteer."""
     own = keepers(lake(seed, dev=config.dev, test=config.questions), config.sheets)
 
@@ -327,6 +313,7 @@ def _serve(config: VolunteerBoard, seed: int, board: str, number: int, stop: Any
         ended = asyncio.Event()
         with Blackboard.open(board) as opened:
             working = asyncio.create_task(Worker(opened, own[number :: config.processes]).run(stop=ended))
+            ready.release()
             while not stop.is_set() and not working.done():
                 await asyncio.sleep(0.05)
             ended.set()

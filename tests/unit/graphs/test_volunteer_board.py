@@ -50,7 +50,8 @@ def answered(folder: Path, name: str, processes: int):
             return board._answer(graph, database, MADE, name, 7)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_volunteers_in_two_processes_deliver_what_they_deliver_in_one(tmp_path):
     match, f1, sheets = answered(tmp_path / "here", "run", 0)
     assert sum(match.values.values()) > 0
