@@ -32,6 +32,11 @@ def said(text: str) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": text}]
 
 
+def answer_of(completion: Any) -> str:
+    """The text of a completion: its own, or that of its last message."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
 def texts(value: Any) -> Iterator[str]:
     """All texts in a value, however nested."""
     if isinstance(value, str):

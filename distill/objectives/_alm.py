@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from docendo.checks import is_number
-from docendo.distill.objectives._align import align, byte_ends, token_bytes
+from docendo.distill.datasets._messages import answer_of
+from docendo.distill.objectives._align import align, byte_ends, spells, token_bytes
 from docendo.distill.objectives._objective import Labels, PathObjective
 from docendo.distill.objectives._path import log1mexp
 from docendo.errors import ConfigError, DataError
@@ -74,7 +75,14 @@ class ALM(PathObjective):
                 expected="rows from teacher_paths(teacher, rows)",
             )
         try:
-            chunks = chunks_of(path, byte_ends(token_bytes(tokenizer, labels)), boundary=self.boundary)
+            pieces = token_bytes(tokenizer, labels)
+            if not spells(pieces, answer_of(row["completion"])):
+                raise DataError(
+                    "the student's tokenizer or template changes the text of the completion",
+                    expected="the same text on both sides",
+                    remedy="leave the row out",
+                )
+            chunks = chunks_of(path, byte_ends(pieces), boundary=self.boundary)
         except DataError as error:
             seen = f"the row of item {row.get('item', '')!r}: {error.seen}"
             raise DataError(seen, expected=error.expected, remedy=error.remedy) from None

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 
 from docendo.checks import is_number
-from docendo.distill.objectives._objective import Labels, TokenObjective
+from docendo.distill.objectives._objective import Labels, Objective, TokenObjective
 from docendo.errors import ConfigError, DataError
 
 #: Columns of a stored teacher: the likeliest tokens and their log-probabilities.
@@ -81,7 +81,7 @@ class KL(TokenObjective):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BalancedKL(TokenObjective):
-    """Forward and reverse KL, weighted at each token by who is less sure (after BD-KD, arXiv 2305.12179).
+    """Forward and reverse KL, weighted at each token by who is less sure (after BD-KD, arXiv 2212.12965).
 
     Where the student's entropy is above the teacher's the reverse divergence weighs `nu` and the forward
     one 1, elsewhere the other way round. The paper's abstract names the entropy gap and not its sign, so
@@ -119,6 +119,17 @@ class BalancedKL(TokenObjective):
         return loss * self.temperature**2
 
 
+def require_stored(objective: Objective) -> None:
+    """Refuses what a stored teacher cannot say, before anything is loaded.
+
+    Raises:
+        ConfigError: if a divergence has another temperature than 1.
+    """
+    for _, term in objective.terms:
+        if isinstance(term, (KL, BalancedKL)):
+            _require_untempered(term.temperature, term.name)
+
+
 def divergence(p: Any, q: Any) -> Any:
     """KL(p || q) over the last dimension, of log-probabilities; a bin with p = 0 adds nothing."""
     mass = p.exp()
@@ -136,6 +147,15 @@ def _require_temperature(temperature: float) -> None:
         raise ConfigError(f"temperature is {temperature!r}", expected="a number above 0")
 
 
+def _require_untempered(temperature: float, name: str) -> None:
+    if temperature != 1:
+        raise ConfigError(
+            f"{name} has the temperature {temperature:g} and the teacher is stored",
+            expected="temperature 1, at which its log-probabilities were stored",
+            remedy="give the teacher itself",
+        )
+
+
 def _bins(student: Any, labels: Labels, teacher: Any, temperature: float, name: str) -> tuple[Any, Any]:
     """Log-probabilities of student and teacher over the same bins, at the temperature."""
     if teacher is not None:
@@ -147,12 +167,7 @@ def _bins(student: Any, labels: Labels, teacher: Any, temperature: float, name: 
             (student[:, :width] / temperature).log_softmax(-1),
             (teacher[:, :width] / temperature).log_softmax(-1),
         )
-    if temperature != 1:
-        raise ConfigError(
-            f"{name} has the temperature {temperature:g} and the teacher is stored",
-            expected="temperature 1, at which its log-probabilities were stored",
-            remedy="give the teacher itself",
-        )
+    _require_untempered(temperature, name)
     ids = labels.column(TOP_IDS, name).long()
     top = labels.column(TOP_LOGPROBS, name).float()
     # What pads the teacher's vocabulary, and not the student's, belongs to the rest.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer
 
 from docendo.agents import models
-from docendo.agents._templates import end_ids
+from docendo.agents._templates import end_ids, template_stops
 from docendo.distill.adapters._adapter import Adapter
+from docendo.distill.datasets._messages import answer_of
 from docendo.distill.objectives._align import byte_ends, spells, token_bytes
 from docendo.distill.objectives._alm import PATH
 from docendo.distill.training._batches import Encoded, encode
@@ -37,9 +39,10 @@ def teacher_paths(
     """Adds a teacher's view of each completion to rows: the column `teacher_path` that `ALM` learns from.
 
     It holds, for each of the teacher's tokens, `ends` (where it ends in the completion's bytes), `logprobs`
-    (natural logarithm; of the end of the turn that of all tokens that end one) and `boundaries` (the
-    probability that something new begins after it: a token that starts with white space, or the end of the
-    turn). The teacher is asked with the same messages, under its own template.
+    (natural logarithm; of the end of the turn that of all tokens that end one, and, of a teacher without a
+    chat template, of the next turn's beginning, at which it is stopped when it is served) and `boundaries`
+    (the probability that something new begins after it: a token that starts with white space, or the end of
+    the turn). The teacher is asked with the same messages, under its own template.
 
     Args:
         model: The teacher: catalogue name, folder or hub id; its tokenizer may be any.
@@ -73,7 +76,7 @@ def teacher_paths(
     examples: list[Encoded] = []
 
     def keep(row: Mapping[str, Any], example: Encoded) -> Encoded:
-        if spells(pieces := token_bytes(tokenizer, example.completion), _text(row)):
+        if spells(pieces := token_bytes(tokenizer, example.completion), answer_of(row["completion"])):
             rows.append({**row, PATH: {"ends": byte_ends(pieces)}})
             examples.append(example)
         return example
@@ -95,24 +98,47 @@ def teacher_paths(
     size = teacher.model.get_output_embeddings().weight.shape[0]
     ends = [token for token in end_ids(tokenizer, teacher.model.generation_config) if token < size]
     opening = _openers(tokenizer, ends, size)
-    order = sorted(range(len(rows)), key=lambda index: len(examples[index]))
-    with progress("score with the teacher", len(rows), quiet=quiet) as bar:
+    # After the examples, so that they can be scored along with them.
+    turns = list(_next_turns(tokenizer, examples, ends))
+    scored = [*examples, *(example for _, example in turns)]
+    order = sorted(range(len(scored)), key=lambda index: len(scored[index]))
+    found: dict[int, tuple[list[float], list[float]]] = {}
+    with progress("score with the teacher", len(scored), quiet=quiet) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = teacher.collate([examples[index] for index in chosen])
-            found, new = _scores(teacher, batch, opening, ends)
+            batch = teacher.collate([scored[index] for index in chosen])
+            logprobs, new = _scores(teacher, batch, opening, ends)
             for index in chosen:
-                count = len(examples[index].completion)
-                # Of a token's own end the mass comes from the next place; nothing follows the last.
-                rows[index][PATH] |= {"logprobs": found[:count], "boundaries": [*new[1:count], 1.0]}
-                found, new = found[count:], new[count:]
+                count = len(scored[index].completion)
+                found[index] = logprobs[:count], new[:count]
+                logprobs, new = logprobs[count:], new[count:]
             bar.advance(len(chosen))
+    for number, (index, _) in enumerate(turns, start=len(examples)):
+        ended = found[index][0]
+        ended[-1] = float(np.logaddexp(ended[-1], sum(found[number][0])))
+    for index, row in enumerate(rows):
+        logprobs, new = found[index]
+        # Of a token's own end the mass comes from the next place; nothing follows the last.
+        row[PATH] |= {"logprobs": logprobs, "boundaries": [*new[1:], 1.0]}
     return Dataset.from_list(rows)
 
 
-def _text(row: Mapping[str, Any]) -> str:
-    completion = row["completion"]
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+def _next_turns(
+    tokenizer: Any, examples: Sequence[Encoded], ends: Sequence[int]
+) -> Iterator[tuple[int, Encoded]]:
+    """How a teacher without a chat template ends a turn beside its end token: it begins the next one.
+
+    That is where the engine stops it. It is written on the next line or after an empty one, and never both,
+    so the probabilities of the two add up. Each comes with the index of the example that it ends.
+    """
+    limit = tokenizer.model_max_length
+    for stop in template_stops(tokenizer):
+        for begun in (stop, f"\n{stop}"):
+            ids = tuple(tokenizer(begun, add_special_tokens=False).input_ids)
+            for index, example in enumerate(examples):
+                before = example.prompt + example.completion[:-1]
+                if example.completion[-1] in ends and len(before) + len(ids) <= limit:
+                    yield index, Encoded(prompt=before, completion=ids)
 
 
 def _scores(

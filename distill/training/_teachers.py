@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -200,10 +200,14 @@ def _held(output: Path) -> Iterator[None]:
     """Keeps other processes waiting while one writes a store, and clears what a dead one left half."""
     output.mkdir(parents=True, exist_ok=True)
     # Beside the folder, because the manifest lists all that is in it.
-    with FileLock(output.with_name(f".{output.name}.lock")):
+    lock = output.with_name(f".{output.name}.lock")
+    with FileLock(lock):
         for rest in output.glob(".part-*"):
             shutil.rmtree(rest, ignore_errors=True)
         yield
+        # The store is finished, and who waits for the lock or makes it anew finds it so.
+        with suppress(OSError):  # not on Windows, where it is open
+            lock.unlink()
 
 
 def _store(

@@ -12,9 +12,10 @@ from transformers import AutoTokenizer, TrainingArguments
 
 from docendo.agents import models
 from docendo.agents._templates import completion_ids
+from docendo.checks import short
 from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.objectives._objective import Objective
-from docendo.distill.objectives._token import CrossEntropy, require_columns
+from docendo.distill.objectives._token import CrossEntropy, require_columns, require_stored
 from docendo.distill.training._batches import Encoded, encode
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._fit import probe_logits
@@ -25,7 +26,7 @@ from docendo.distill.training._method import Build, Materials
 from docendo.distill.training._packing import pad
 from docendo.distill.training._teachers import StoredTeacher
 from docendo.distill.training._trainer import ObjectiveTrainer, needs_teacher
-from docendo.errors import ConfigError
+from docendo.errors import ConfigError, DataError
 from docendo.memory import Database
 
 _DEFAULTS = TrainConfig()
@@ -110,7 +111,7 @@ def train(
 
 
 def _require_asked(objective: Objective, teacher: Any, adapter: Any) -> None:
-    """Refuses a teacher, or an adapter of one, that would change nothing."""
+    """Refuses a teacher, or an adapter of one, that would change nothing, or cannot say what is asked."""
     if teacher is not None and not any(needs_teacher(term) for _, term in objective.terms):
         names = " and ".join(term.name for _, term in objective.terms)
         raise ConfigError(
@@ -118,6 +119,8 @@ def _require_asked(objective: Objective, teacher: Any, adapter: Any) -> None:
             expected="an objective that learns from one, such as KL()",
             remedy="add one, or leave the teacher out",
         )
+    if isinstance(teacher, StoredTeacher):
+        require_stored(objective)
     if adapter is not None and (teacher is None or isinstance(teacher, StoredTeacher)):
         raise ConfigError(
             f"teacher_adapter is {str(adapter)!r} and there is no live teacher",
@@ -197,12 +200,30 @@ class _Supervised:
             columns |= term.encode(row, example.completion, tokenizer)
         require_columns(columns, example.completion, row.get("item", ""))
         positives, negatives = (
-            tuple(tuple(completion_ids(tokenizer, _text(answer))) for answer in row.get(name) or ())
+            tuple(tuple(completion_ids(tokenizer, text)) for text in _texts(row, name))
             for name in ("positives", "negatives")
         )
         return replace(example, columns=columns, positives=positives, negatives=negatives)
 
 
-def _text(answer: Any) -> str:
-    """The text of an answer that is one, or one assistant message."""
-    return answer if isinstance(answer, str) else str(answer[-1]["content"])
+def _texts(row: Mapping[str, Any], name: str) -> list[str]:
+    """The texts of the answers in a column.
+
+    Raises:
+        DataError: if one is neither a text nor one assistant message.
+    """
+    answers = row.get(name) or []
+    found = [_text(answer) for answer in answers] if isinstance(answers, (list, tuple)) else [None]
+    texts = [text for text in found if text is not None]
+    if len(texts) < len(found):
+        raise DataError(
+            f"the row of item {row.get('item', '')!r} has the {name} {short(answers)}",
+            expected="a list of answers, each a text or one assistant message",
+        )
+    return texts
+
+
+def _text(answer: Any) -> str | None:
+    if isinstance(answer, (list, tuple)) and len(answer) == 1 and isinstance(answer[0], Mapping):
+        answer = answer[0].get("content")
+    return answer if isinstance(answer, str) else None

@@ -23,6 +23,8 @@ _TAKES = {
     "teacher": ("kl", "alm", "on-policy"),
     "teacher_adapter": ("kl", "alm", "on-policy"),
     "beta": ("kl", "dpo", "kto", "grpo", "on-policy"),
+    "temperature": ("kl", "grpo", "on-policy"),
+    "tau": ("alm",),
     "loss": ("dpo", "grpo"),
     "nll_weight": ("dpo",),
     "select": ("dpo",),
@@ -72,6 +74,13 @@ def command(
         float | None,
         typer.Option(help="dpo, kto, grpo: hold of the reference; kl, on-policy: 0 forward to 1 reverse."),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="kl: divides the logits of both; grpo, on-policy: of sampling. 1 by default."),
+    ] = None,
+    tau: Annotated[
+        float | None, typer.Option(help="alm: evens out chunks of different length (100).")
+    ] = None,
     loss: Annotated[
         str | None, typer.Option(help="dpo: sigmoid or ipo; grpo: dapo, grpo or dr_grpo.")
     ] = None,
@@ -90,6 +99,9 @@ def command(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate (sft, kl, alm: 1e-3; others: 1e-5).")
     ] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Longest example in tokens, the prompt included; longer ones are left out.")
+    ] = 1024,
     batch_size: Annotated[int, typer.Option(help="Examples per step; grpo: answers.")] = 16,
     rank: Annotated[int, typer.Option(help="LoRA rank; alpha is twice the rank.")] = 16,
     parent: Annotated[
@@ -129,6 +141,8 @@ def command(
         "teacher": teacher,
         "teacher_adapter": teacher_adapter,
         "beta": beta,
+        "temperature": temperature,
+        "tau": tau,
         "loss": loss,
         "nll_weight": nll_weight,
         "select": select,
@@ -144,6 +158,7 @@ def command(
         learning_rate,
         epochs,
         max_steps=max_steps,
+        max_length=max_length,
         per_device_train_batch_size=batch_size,
         lora_r=rank,
         lora_alpha=2 * rank,

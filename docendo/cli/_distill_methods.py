@@ -33,9 +33,9 @@ def trainer_of(
     from docendo import distill
 
     if objective == "kl":
-        beta = {"beta": options.pop("beta")} if "beta" in options else {}
+        term = {name: options.pop(name) for name in ("beta", "temperature") if name in options}
         options["teacher"] = _teacher(options["teacher"])
-        return partial(distill.train, objective=distill.KL(**beta), **options)
+        return partial(distill.train, objective=distill.KL(**term), **options)
     if objective == "alm":
         return partial(_train_alm, **options)
     if objective == "dpo":
@@ -52,13 +52,20 @@ def trainer_of(
 
 
 def _train_alm(
-    model: str, rows: Any, *, teacher: Any = None, teacher_adapter: Any = None, **others: Any
+    model: str,
+    rows: Any,
+    *,
+    teacher: Any = None,
+    teacher_adapter: Any = None,
+    tau: float | None = None,
+    **others: Any,
 ) -> Any:
     from docendo import distill
 
+    objective = distill.ALM() if tau is None else distill.ALM(tau=tau)
     if teacher is not None:
         rows = distill.teacher_paths(teacher, rows, adapter=teacher_adapter)
-    return distill.train(model, rows, objective=distill.ALM(), **others)
+    return distill.train(model, rows, objective=objective, **others)
 
 
 def _teacher(given: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,48 @@ def test_the_path_is_the_log_likelihood_of_the_text(tiny_model_dir: Path) -> Non
         assert row["teacher_path"]["logprobs"] == pytest.approx(expected, abs=1e-4)
         assert row["teacher_path"]["ends"][-1] == len(row["completion"][0]["content"]) + 1
         assert all(0 <= mass <= 1.0001 for mass in row["teacher_path"]["boundaries"])
+
+
+def test_a_teacher_without_a_template_ends_where_the_next_turn_begins(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """It never learnt to write an end token there; the engine stops it at the next turn."""
+    from transformers import AutoModelForCausalLM
+
+    from docendo.distill import encode
+
+    shutil.copytree(tiny_model_dir, tmp_path / "base")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "base")
+    plain.chat_template = None
+    for file in (tmp_path / "base").glob("*.jinja"):
+        file.unlink()
+    plain.save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+
+    def likely(before: list[int], ids: list[int]) -> float:
+        with torch.no_grad():
+            scores = model(torch.tensor([[*before, *ids]])).logits[0].log_softmax(-1)
+        return math.exp(sum(float(scores[len(before) - 1 + n, token]) for n, token in enumerate(ids)))
+
+    rows = teacher_paths(tmp_path / "base", ROWS[:3], dtype="float32", batch_size=2, quiet=True)
+    for row, one in zip(rows, encode(ROWS[:3], plain)[0], strict=True):
+        before = [*one.prompt, *one.completion[:-1]]
+        ways = [[one.completion[-1]], *(plain(text).input_ids for text in ("\nUser:", "\n\nUser:"))]
+        expected = math.log(sum(likely(before, list(way)) for way in ways))
+        assert row["teacher_path"]["logprobs"][-1] == pytest.approx(expected, abs=1e-4)
+        assert expected > math.log(likely(before, ways[0]))
+
+
+def test_a_student_whose_tokenizer_changes_the_text_is_noticed() -> None:
+    """The bytes are as many, and yet it is another text."""
+    inner = Tokenizer(models.WordLevel({"hello": 0, "<unk>": 1, "</s>": 2}, unk_token="<unk>"))
+    inner.normalizer = normalizers.Lowercase()
+    lower = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
+    path = {"ends": [5, 6], "logprobs": [-0.1, -0.1], "boundaries": [1.0, 1.0]}
+    row = {"item": "a", "completion": "Hello", "teacher_path": path}
+    with pytest.raises(DataError, match="the row of item 'a': the student's tokenizer or template changes"):
+        ALM().encode(row, [0, 2], lower)
+    assert ALM().encode({**row, "completion": "hello"}, [0, 2], lower)["alm_chunk"].tolist() == [0, 1]
 
 
 def test_rows_that_the_teachers_template_changes_are_left_out(

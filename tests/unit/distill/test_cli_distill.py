@@ -59,6 +59,22 @@ def test_prompts_and_completions_become_an_adapter(
     assert adapter.manifest["config"]["lora_r"] == 4
 
 
+def test_lengths_temperatures_and_tau_can_be_set(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "2 + 2 =", "completion": "4"}] * 4 + [{"prompt": "2 + 2 =", "completion": "4" * 50}]
+    data, teacher = write_lines(tmp_path / "data.jsonl", rows), ["--teacher", str(tiny_model_dir)]
+    kl = ["--objective", "kl", *teacher, "--temperature", "2", "--max-length", "20"]
+    assert distill(tiny_model_dir, data, tmp_path / "kl", *kl) == 0
+    manifest = Adapter.open(tmp_path / "kl").manifest
+    assert manifest["method"]["objective"][0]["temperature"] == 2
+    assert (manifest["config"]["max_length"], manifest["data"]["too_long"]) == (20, 1)
+    assert distill(tiny_model_dir, data, tmp_path / "alm", "--objective", "alm", *teacher, "--tau", "10") == 0
+    assert Adapter.open(tmp_path / "alm").manifest["method"]["objective"][0]["tau"] == 10
+    assert distill(tiny_model_dir, data, tmp_path / "a", "--tau", "10") == 2
+    assert "--tau is not for --objective sft" in capsys.readouterr().err
+
+
 def test_traces_become_an_adapter_but_not_of_test_items(
     tiny_model_dir: Path, tmp_path: Path, task_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +196,7 @@ def test_grpo_is_rewarded_by_the_scorer_of_the_task(
     assert code == 0, captured.err
     assert "rewards/verified/mean" in json.loads(captured.out)["metrics"]
     assert Adapter.open(tmp_path / "a").manifest["method"]["rewards"] == {
-        "verified": {"scorer": "exact", "weight": 1.0},
+        "verified": {"scorer": "exact", "kind": "ExactScorer", "ignore_case": False, "weight": 1.0},
         "length": {"function": "LengthReward", "correct": "verified", "warmup": 0.0, "weight": 0.5},
     }
 

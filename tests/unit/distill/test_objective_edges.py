@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from docendo.distill import (
     ALM,
     KL,
+    BalancedKL,
     CrossEntropy,
     Encoded,
     FeatureMSE,
@@ -30,7 +31,7 @@ from docendo.distill import (
     token_bytes,
     train,
 )
-from docendo.distill.training import _attention, _teachers
+from docendo.distill.training import _attention, _job, _teachers
 from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._forward import Forward, Outputs, term_loss
 from docendo.errors import ConfigError, DataError
@@ -274,6 +275,35 @@ def test_answers_that_are_only_compared_may_not_be_too_long_either(
         quiet=True,
     )
     assert (adapter.manifest["data"]["examples"], adapter.manifest["data"]["too_long"]) == (3, 1)
+
+
+@pytest.mark.parametrize("column", ["positives", "negatives"])
+@pytest.mark.parametrize(
+    "answers", ["9", [[]], [[{"role": "assistant"}]], [{"content": "9"}], [None], {"9": 1}]
+)
+def test_answers_to_compare_that_are_none_are_one_line(
+    column: str, answers: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    rows = [{**row, **COMPARED, column: answers} for row in ROWS]
+    with pytest.raises(DataError, match=f"the row of item '0' has the {column} .* each a text"):
+        train(tiny_model_dir, rows, output=tmp_path / "a", config=QUICK, quiet=True)
+
+
+def test_a_temperature_of_a_stored_teacher_is_refused_before_anything_is_loaded(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = store_teacher(tiny_model_dir, ROWS, output=tmp_path / "stored", top=4, quiet=True)
+    monkeypatch.setattr(_job, "load_peft", lambda *_: pytest.fail("the model was loaded"))
+    for term in (KL(temperature=2), BalancedKL(temperature=2)):
+        with pytest.raises(ConfigError, match="has the temperature 2 and the teacher is stored"):
+            train(
+                tiny_model_dir, ROWS, output=tmp_path / "a", objective=CrossEntropy() + term, teacher=stored
+            )
+
+
+def test_a_finished_store_leaves_no_lock(tiny_model_dir: Path, tmp_path: Path) -> None:
+    store_teacher(tiny_model_dir, ROWS, output=tmp_path / "stored", top=4, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["stored"]
 
 
 def test_a_path_of_another_text_names_its_row(tiny_model_dir: Path, tmp_path: Path) -> None:
