@@ -19,7 +19,7 @@ from docendo.agents import Engine
 from docendo.distill import PretrainConfig, Sampler, pretrain
 from docendo.evals import make_item
 from docendo.hashing import derive_seed
-from docendo.records import Completion, Item, Message, PublicItem, Request, SamplingParams
+from docendo.records import Completion, Item, Message, PublicItem, Request, SamplingParams, Split
 from docendo.scoring import Score, Scorer
 
 P = 7
@@ -99,13 +99,13 @@ class World:
         return cls(mixed[:TRAIN], mixed[TRAIN : TRAIN + DEV], mixed[TRAIN + DEV : TRAIN + DEV + TEST])
 
 
-def problems(contexts: Sequence[Context], seed: int) -> list[Item]:
+def problems(contexts: Sequence[Context], seed: int, split: Split = "test") -> list[Item]:
     """One problem for each context, about an input of which nothing is shown."""
     rng = np.random.default_rng(derive_seed("queries", seed))
     items = []
     for context in contexts:
         query = int(rng.choice(context.others))
-        items.append(make_item(context.problem(query), context.of(query), task="affine", split="test"))
+        items.append(make_item(context.problem(query), context.of(query), task="affine", split=split))
     return items
 
 
@@ -180,7 +180,13 @@ def asked_in_exam(problem: PublicItem) -> list[int]:
 
 
 def answers(
-    engine: Engine, rows: Sequence[Sequence[str]], *, length: int, temperature: float = 1.0, seed: int = 0
+    engine: Engine,
+    rows: Sequence[Sequence[str]],
+    *,
+    length: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    adapter: str | None = None,
 ) -> list[list[Completion]]:
     """One answer to each prompt of each row; equal prompts of a row are samples of one request."""
     pending = []
@@ -190,7 +196,7 @@ def answers(
             drawn = derive_seed("answers", seed, place, text) % 2**31
             sampling = SamplingParams(n=count, temperature=temperature, max_tokens=length, seed=drawn)
             prompt: tuple[Message, ...] = ({"role": "user", "content": text},)
-            asked[text] = engine.submit(Request(prompt=prompt, sampling=sampling))
+            asked[text] = engine.submit(Request(prompt=prompt, sampling=sampling, adapter=adapter))
         pending.append(asked)
     found = []
     for row, asked in zip(rows, pending, strict=True):
