@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from docendo.errors import ConfigError, DataError
-from docendo.evals.items._scorer import item_id
-from docendo.hashing import derive_seed
+from docendo.hashing import derive_seed, digest
 from docendo.records import Gold, Item, PublicItem, Record, Split
 from docendo.scoring import Score, Scorer
 
@@ -156,7 +155,13 @@ class SearchWorld(ABC):
         """Problems as items whose question is the problem."""
         return tuple(
             Item(
-                public=PublicItem(id=item_id(self.name, each), question=each, task=self.name, split=split),
+                public=PublicItem(
+                    # Not `item_id`, to which capital and small letters are the same.
+                    id=digest("item", self.name, each)[:16],
+                    question=each,
+                    task=self.name,
+                    split=split,
+                ),
                 gold=Gold(None),
             )
             for each in problems

@@ -55,6 +55,13 @@ def test_the_items_have_no_gold_and_are_judged_by_the_rules(world: SearchWorld) 
     assert scorer.leaks(item, world.path(item.public.question))
 
 
+def test_items_are_told_apart_by_capital_and_small_letters() -> None:
+    world = Countdown()
+    assert len({item.id for item in world.items(["23EZ:", "23Ez:"], "test")}) == 2
+    parts = world.problems(0, {"test": 4000})
+    assert len({item.id for item in world.items(parts["test"], "test")}) == 4000
+
+
 def test_a_search_backtracks_as_it_is_written() -> None:
     world = Countdown()
     # 2, 3 and 7: 3 + 2 leads nowhere near 27, 3 x 2 neither; 7 + 2 gives 9, and 9 x 3 is 27.
