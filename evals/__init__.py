@@ -38,6 +38,7 @@ from docendo.evals.metrics._lifelong_log import LifelongBlock
 from docendo.evals.metrics._measures import Measure
 from docendo.evals.metrics._ood import OodGap, OodReport, ood_gap
 from docendo.evals.metrics._passk import best_of_n, majority_at_k, pass_at_k, pass_hat_k
+from docendo.evals.metrics._routing import RoutingCurve, RoutingPoint, oracle_scores, routing_curve
 from docendo.evals.metrics._series import (
     forgetting_resilience,
     incremental_plasticity,
@@ -131,6 +132,8 @@ __all__ = [
     "Outcome",
     "PairedComparison",
     "ReportData",
+    "RoutingCurve",
+    "RoutingPoint",
     "Sample",
     "Scores",
     "SearchWorld",
@@ -183,6 +186,7 @@ __all__ = [
     "no_gain",
     "normalise",
     "ood_gap",
+    "oracle_scores",
     "paired_bootstrap",
     "paired_interval",
     "pass_at_k",
@@ -194,6 +198,7 @@ __all__ = [
     "report",
     "require_disjoint",
     "results_report",
+    "routing_curve",
     "run_report",
     "sample_size",
     "save_plots",

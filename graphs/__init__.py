@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from docendo.graphs._sample_and_choose import ChoiceState, sample_and_choose
     from docendo.graphs._state import LargeState
     from docendo.graphs._tutoring import TutoringState, tutoring
+    from docendo.graphs.routing._graphs import RoutingState, cascade, route
+    from docendo.graphs.routing._switching import SwitchingState, switching
     from docendo.graphs.teaching._choosing import choose
     from docendo.graphs.teaching._exams import Exam, NearestExam, VariantExam, teaching_score
     from docendo.graphs.teaching._graph import LbTState, learning_by_teaching
@@ -34,14 +36,17 @@ __all__ = [
     "LbTState",
     "NearestExam",
     "Pruned",
+    "RoutingState",
     "Run",
     "RunDiff",
     "RunInfo",
+    "SwitchingState",
     "TeachingMeasures",
     "TutoringState",
     "VariantExam",
     "arun",
     "blackboard",
+    "cascade",
     "checkpointer",
     "choose",
     "demonstrate",
@@ -53,8 +58,10 @@ __all__ = [
     "list_runs",
     "node",
     "prune_runs",
+    "route",
     "run",
     "sample_and_choose",
+    "switching",
     "teaching_measures",
     "teaching_score",
     "tutoring",
@@ -75,6 +82,8 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),
         **dict.fromkeys(("BoardItem", "BoardSearchItem", "BoardStore"), "docendo.graphs._store"),
         **dict.fromkeys(("TutoringState", "tutoring"), "docendo.graphs._tutoring"),
+        **dict.fromkeys(("RoutingState", "cascade", "route"), "docendo.graphs.routing._graphs"),
+        **dict.fromkeys(("SwitchingState", "switching"), "docendo.graphs.routing._switching"),
         "choose": "docendo.graphs.teaching._choosing",
         **dict.fromkeys(
             ("Exam", "NearestExam", "VariantExam", "teaching_score"), "docendo.graphs.teaching._exams"
