@@ -130,6 +130,7 @@ def route(
     Example:
         >>> from docendo.agents import RunContext, ScriptedEngine
         >>> from docendo.evals import make_item
+        >>> from docendo.graphs.routing import LengthRouter, RoutingExample
         >>> rows = [RoutingExample(question=q, small=1, large=1) for q in ("1 + 1?", "12 + 34 + 56?")]
         >>> graph = route(small=Agent(ScriptedEngine(["2"])), large=Agent(ScriptedEngine(["102"])),
         ...               router=LengthRouter().fit(rows), switch=0.5)

@@ -118,7 +118,7 @@ class CostLedger:
         >>> with CostLedger(small.engine) as costs:
         ...     _ = small.reply(PublicItem(id="1", question="2 + 2?"))
         >>> costs.by_agent()["small"]["generated_tokens"]
-        2
+        2.0
     """
 
     def __init__(self, *engines: EngineProtocol) -> None:

@@ -70,7 +70,7 @@ class Paced:
     Example:
         >>> paced = Paced([0.1, 0.2, 0.3, 0.4])
         >>> [paced.wants(0.35, calls=calls, decisions=8) for calls in (0, 1, 2, 4, 8)]
-        [False, False, True, True, True]
+        [False, False, False, True, True]
     """
 
     def __init__(self, needs: Sequence[float]) -> None:
