@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from docendo.distill.training._preferences import train_dpo, train_kto
     from docendo.distill.training._pretrain import PretrainConfig, Sampler, pretrain
     from docendo.distill.training._rewards import ExactLabel, GroupReward, LengthReward, SampledAnswer
+    from docendo.distill.training._role import train_role
     from docendo.distill.training._teachers import StoredTeacher, store_teacher
     from docendo.distill.training._train import train
     from docendo.distill.training._trainer import ObjectiveTrainer
@@ -178,6 +179,7 @@ __all__ = [
     "train_dpo",
     "train_grpo",
     "train_kto",
+    "train_role",
     "unpaired_dataset",
 ]
 
@@ -279,6 +281,7 @@ __getattr__, __dir__ = lazy_names(
         "train_dpo": "docendo.distill.training._preferences",
         "train_grpo": "docendo.distill.training._grpo",
         "train_kto": "docendo.distill.training._preferences",
+        "train_role": "docendo.distill.training._role",
         "unpaired_dataset": "docendo.distill.datasets._answers",
     },
 )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from docendo.graphs._manage import RunInfo, describe_run, find_run, list_runs
     from docendo.graphs._nodes import Grader, description, node
     from docendo.graphs._prune import Pruned, prune_runs
+    from docendo.graphs._refining import RefiningState, generate_verify_refine
     from docendo.graphs._run import Run, arun, run
     from docendo.graphs._sample_and_choose import ChoiceState, sample_and_choose
     from docendo.graphs._state import LargeState
@@ -69,6 +70,7 @@ __all__ = [
     "Orchestrator",
     "Pruned",
     "Reasoner",
+    "RefiningState",
     "RoutingState",
     "Run",
     "RunDiff",
@@ -94,6 +96,7 @@ __all__ = [
     "description",
     "diff_runs",
     "find_run",
+    "generate_verify_refine",
     "learning_by_teaching",
     "list_runs",
     "long_input",
@@ -121,6 +124,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("BlackboardState", "blackboard"), "docendo.graphs._blackboard"),
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
         **dict.fromkeys(("Grader", "description", "node"), "docendo.graphs._nodes"),
+        **dict.fromkeys(("RefiningState", "generate_verify_refine"), "docendo.graphs._refining"),
         **dict.fromkeys(("Run", "arun", "run"), "docendo.graphs._run"),
         **dict.fromkeys(("BoardItem", "BoardSearchItem", "BoardStore"), "docendo.graphs._store"),
         **dict.fromkeys(("TutoringState", "tutoring"), "docendo.graphs._tutoring"),

@@ -127,13 +127,15 @@ def search_at_equal_compute(config: SearchAtEqualCompute, *, seed: int, folder: 
     arms: dict[str, Scores] = {}
     facts: dict[str, float] = {}
     for world, model in ((Countdown(), config.countdown), (MiniSudoku(), config.sudoku)):
-        found = _Task(world, model, config, seed, folder / world.name, quiet).trial()
+        found = _Task(
+            world=world, model=model, config=config, seed=seed, folder=folder / world.name, quiet=quiet
+        ).trial()
         arms |= {f"{world.name}, {name}": scores for name, scores in found.arms.items()}
         facts |= {f"{world.name}, {name}": value for name, value in found.facts.items()}
     return Trial(arms=arms, facts=facts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
     """One seed of one task."""
 
@@ -220,7 +222,11 @@ class _Task:
                 quiet=self.quiet,
             ) as done:
                 traces = done.traces()
-        return self._judged(items, traces, FlopsModel.from_model(AutoModelForCausalLM.from_pretrained(model)))
+        return self._judged(
+            items,
+            traces,
+            FlopsModel.from_model(AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False)),
+        )
 
     def _judged(
         self, items: Sequence[Item], traces: Sequence[Trace], flops: FlopsModel
