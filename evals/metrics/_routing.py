@@ -207,7 +207,7 @@ def _use(blocks: Any, extra: Array, overhead: Array, length: Array) -> Array:
 
     begin, end = _ramps(blocks, extra, overhead)
     most = length[:, None]
-    wide = np.maximum(end - begin, 1e-300)
+    wide = np.where(end > begin, end - begin, 1.0)  # what nothing weighs goes over at once
     inside = np.clip(most - begin, 0, None) ** 2 / (2 * wide)
     return np.where(most >= end, most - (begin + end) / 2, inside) / most
 
