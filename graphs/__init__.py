@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from docendo.graphs._refining import RefiningState, generate_verify_refine
     from docendo.graphs._run import Run, arun, run
     from docendo.graphs._sample_and_choose import ChoiceState, sample_and_choose
+    from docendo.graphs._standalone import standalone
     from docendo.graphs._state import LargeState
     from docendo.graphs._tutoring import TutoringState, tutoring
     from docendo.graphs.routing._graphs import RoutingState, cascade, route
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
         Coordinator,
         CoordinatorState,
         Crossed,
+        Floor,
         Human,
         LongInputState,
         Member,
         ModelController,
+        Move,
         Orchestrator,
+        Order,
         Reasoner,
         Seeker,
         Speaker,
@@ -59,6 +63,7 @@ __all__ = [
     "Crossed",
     "DemonstrationState",
     "Exam",
+    "Floor",
     "Grader",
     "Human",
     "LargeState",
@@ -66,8 +71,10 @@ __all__ = [
     "LongInputState",
     "Member",
     "ModelController",
+    "Move",
     "NearestExam",
     "Orchestrator",
+    "Order",
     "Pruned",
     "Reasoner",
     "RefiningState",
@@ -105,6 +112,7 @@ __all__ = [
     "route",
     "run",
     "sample_and_choose",
+    "standalone",
     "switching",
     "teaching_measures",
     "teaching_score",
@@ -120,6 +128,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("RunInfo", "describe_run", "find_run", "list_runs"), "docendo.graphs._manage"),
         **dict.fromkeys(("Pruned", "prune_runs"), "docendo.graphs._prune"),
         "LargeState": "docendo.graphs._state",
+        "standalone": "docendo.graphs._standalone",
         **dict.fromkeys(("ChoiceState", "sample_and_choose"), "docendo.graphs._sample_and_choose"),
         **dict.fromkeys(("BlackboardState", "blackboard"), "docendo.graphs._blackboard"),
         **dict.fromkeys(("DemonstrationState", "demonstrate"), "docendo.graphs._demonstrate"),
@@ -143,6 +152,9 @@ __getattr__, __dir__ = lazy_names(
                 "Coordinator",
                 "CoordinatorState",
                 "Crossed",
+                "Order",
+                "Move",
+                "Floor",
                 "Human",
                 "LongInputState",
                 "Member",

@@ -11,6 +11,7 @@ from concurrent.futures import Future, wait
 from typing import Any, Protocol, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.config import get_config
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
@@ -18,6 +19,7 @@ from langgraph.runtime import get_runtime
 from docendo.agents import RunContext, Verdict
 from docendo.checks import is_count
 from docendo.errors import ConfigError
+from docendo.graphs._standalone import KEY, Contexts
 from docendo.records import Author, Item
 
 State = TypeVar("State")
@@ -62,21 +64,31 @@ class _Node(Runnable[Any, dict[str, Any]]):
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Runs the function."""
+        if _given() is None:
+            return await asyncio.to_thread(blocking, self._run(input))
         return await self._run(input)
 
     async def _run(self, state: Any) -> dict[str, Any]:
-        return await self.function(state, _context())
+        return await self.function(state, _given() or _own())
 
 
-def _context() -> RunContext:
-    """The run context that the graph was invoked with."""
+def _given() -> RunContext | None:
+    """The run context that the graph was invoked with, if any."""
     context = get_runtime(RunContext).context
-    if not isinstance(context, RunContext):
+    return context if isinstance(context, RunContext) else None
+
+
+def _own() -> RunContext:
+    """The context that a standalone graph has for the thread it was invoked in."""
+    configurable = get_config().get("configurable", {})
+    contexts = configurable.get(KEY)
+    if not isinstance(contexts, Contexts):
         raise ConfigError(
             "the graph was invoked without a run context",
-            remedy="use docendo.run(graph, items), or pass context=RunContext.in_memory(items)",
+            remedy="use docendo.run(graph, items), pass context=RunContext.in_memory(items), or make it "
+            "graphs.standalone(graph, items)",
         )
-    return context
+    return contexts.of(str(configurable.get("thread_id", "run")))
 
 
 def require_agents(**agents: Any) -> None:

@@ -65,6 +65,9 @@ class _Nodes:
         """The student answers, after the first time with its earlier attempts and hints in view."""
         item, student = state["item"], self.student
         attempts, hints = state.get("attempts", []), state.get("hints", [])
+        anew = len(attempts) != len(hints)  # a thread of LangGraph that had come to its end is asked again
+        if anew:
+            state, attempts, hints = {"item": item}, [], []
         public = context.public(item)
         task = state.get("task") or self._open(public, context)
         told = [_hint(context, hint) for hint in hints]
@@ -84,7 +87,9 @@ class _Nodes:
             parents=[task, *state.get("posts", [])[-1:], *filter(None, hints[-1:])],
             traces=[turn.trace],
         )
+        ended = {"hints": [], "hints_refused": 0, "demonstrations": [], "samples": 0} if anew else {}
         return {
+            **ended,
             "task": task,
             "attempts": [*attempts, turn.trace],
             "posts": [*state.get("posts", []), post.id],

@@ -291,7 +291,7 @@ def train_teacher(world: World, output: Path, config: PretrainConfig, drill: flo
 
 def train_student(world: World, output: Path, config: PretrainConfig, *, quiet: bool) -> Path:
     """Trains a student until it follows right explanations, on the development contexts."""
-    asked = [(context, *context.others[:2]) for context in world.dev]
+    asked = [(context, context.others[0], context.others[1]) for context in world.dev]
     prompts = [f"{c.problem(query)}{c.explained(query)}|?{other}" for c, query, other in asked]
     wanted = [c.applied(other) for c, _, other in asked]
 

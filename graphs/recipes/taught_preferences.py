@@ -127,20 +127,26 @@ def taught_preferences(config: TaughtPreferences, *, seed: int, folder: Path, qu
         adapters: dict[str, str | None] = {"untrained": None}
         with speaking.paused():
             for place, (name, rows) in enumerate(kinds.items()):
-                same = {"config": config.dpo.replace(seed=seed), "quiet": True, "resume": True}
-                output = folder / f"adapter-{place}"
-                few = rows[:count]
+                output, dpo = folder / f"adapter-{place}", config.dpo.replace(seed=seed)
                 if name == "right answers alone (SFT)":
-                    made = train(teacher, few, output=output, **same)
+                    made = train(teacher, rows[:count], output=output, config=dpo, resume=True, quiet=True)
                 else:
-                    made = train_dpo(teacher, few, output=output, nll_weight=config.nll_weight, **same)
-                adapters[name] = made.path.name
-                speaking.load_adapter(made.path.name, made.path)
-        rows = [[item.public.question] * 8 for item in items]
+                    made = train_dpo(
+                        teacher,
+                        rows[:count],
+                        output=output,
+                        config=dpo,
+                        nll_weight=config.nll_weight,
+                        resume=True,
+                        quiet=True,
+                    )
+                adapters[name] = output.name
+                speaking.load_adapter(output.name, made.path)
+        prompts = [[item.public.question] * 8 for item in items]
         said = {
             name: [
                 [one.text for one in row]
-                for row in answers(speaking, rows, length=LESSON, seed=seed, adapter=adapter)
+                for row in answers(speaking, prompts, length=LESSON, seed=seed, adapter=adapter)
             ]
             for name, adapter in adapters.items()
         }

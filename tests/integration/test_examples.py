@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.request import Request as UrlRequest
+from urllib.request import urlopen
 
 import pytest
 
+import docendo
 from docendo.agents import Engine
 from docendo.evals import make_item
 from docendo.records import Request, SamplingParams
@@ -62,6 +72,43 @@ def test_volunteers_answer(
     assert "response  birds       How far birds fly: a tern 70,000 km a year." in out
     assert "response  distances   The moon is 384,400 km away." in out
     assert "answer    main" in out
+
+
+def test_a_lesson_is_held_and_the_person_may_join(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load("classroom").main(str(tiny_model_dir))[0] == "teacher"
+    assert "The lesson ended: " in capsys.readouterr().out
+    asked: list[str] = []
+    load("classroom").main(str(tiny_model_dir), lambda said: asked.append(said) or "Why?")
+    assert capsys.readouterr().out.count("you      Why?") == len(asked)
+
+
+def test_a_long_text_is_read_in_parts(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = load("long_input")
+    document, question, answer = example.text()
+    boss = re.search(r"boss of (\w+) live", question)
+    assert boss is not None
+    named = re.search(rf"The boss of {boss[1]} is (\w+)\.", document)
+    assert named is not None
+    assert f"{named[1]} lives in {answer}." in document
+    example.main(str(tiny_model_dir), people=4)
+    assert "tries: " in capsys.readouterr().out
+
+
+def test_what_a_person_says_becomes_a_row(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replies = {"advice": "A pound of tea has 500 grams here.", "verdict": "yes"}
+    rows = load("human_teacher").main(str(tiny_model_dir), lambda asked: replies[asked["asked"]])
+    assert "A pound of tea has 500 grams here." in [row["completion"][0]["content"] for row in rows]
+    assert "right: True" in capsys.readouterr().out
+    replies["verdict"] = "no"
+    assert load("human_teacher").main(str(tiny_model_dir), lambda asked: replies[asked["asked"]]) == []
 
 
 def test_the_readme_shows_lines_of_the_example() -> None:
@@ -173,3 +220,63 @@ def served(engine: Engine) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.parametrize("where", ["here", "server"])
+def test_one_graph_file_runs_with_a_model_here_and_on_a_server(
+    where: str, guessing_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        if where == "server":
+            engine = stack.enter_context(Engine.load(guessing_model_dir))
+            monkeypatch.setenv("TUTORING_MODEL", f"openai:{stack.enter_context(served(engine))}#large")
+        else:
+            monkeypatch.setenv("TUTORING_MODEL", str(guessing_model_dir))
+        module = load("tutoring")
+        stack.enter_context(closing(module.engine))
+        items = module.task.train[:4]
+        alone = module.graph.invoke({"item": items[0].id})
+        assert alone["attempts"]
+        run = stack.enter_context(
+            docendo.run(module.graph, items, name="tutored", folder=tmp_path, quiet=True)
+        )
+        assert [outcome["status"] for outcome in run.outcomes.values()] == ["done"] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("langgraph_cli") is None, reason="needs langgraph-cli[inmem]")
+def test_the_same_file_opens_in_langgraphs_server(
+    guessing_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTORING_MODEL", str(guessing_model_dir))
+    module = load("tutoring")
+    module.engine.close()
+    item = module.task.train[0].id
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copy(ROOT / "langgraph.json", tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["dev", "--no-browser", "--no-reload", "--allow-blocking", "--port", str(port)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "langgraph_cli", *arguments],
+        cwd=tmp_path,
+        env=dict(os.environ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            time.sleep(1)
+            with suppress(OSError), urlopen(f"{address}/ok", timeout=2):
+                break
+        body = json.dumps({"assistant_id": "tutoring", "input": {"item": item}}).encode()
+        request = UrlRequest(f"{address}/runs/wait", body, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=120) as answer:
+            state = json.load(answer)
+        assert state["item"] == item
+        assert state["attempts"]
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
