@@ -13,10 +13,11 @@ from docendo.graphs.topologies._classroom import (
     classroom,
 )
 from docendo.graphs.topologies._coordinator import Coordinator, CoordinatorState, Move, coordinator_worker
+from docendo.graphs.topologies._delivery import Crossed
 from docendo.graphs.topologies._human import Human
 from docendo.graphs.topologies._long_input import LongInputState, Reasoner, Seeker, long_input
 from docendo.graphs.topologies._members import Member, Orchestrator, Order, vote
-from docendo.graphs.topologies._team import Crossed, TeamState, Topology, team
+from docendo.graphs.topologies._team import TeamState, Topology, team
 
 __all__ = [
     "NEXT",

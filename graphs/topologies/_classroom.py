@@ -292,7 +292,7 @@ def classroom(
     Example:
         >>> from docendo.agents import ScriptedEngine
         >>> from docendo.evals import make_item
-        >>> engine, item = ScriptedEngine(lambda request: "Well."), make_item("Sums", "")
+        >>> engine, item = ScriptedEngine(lambda request: "Well."), make_item("Sums", None)
         >>> speakers = [Speaker(engine, name=name, role=name) for name in ("teacher", "ann")]
         >>> graph = classroom(speakers[0], speakers[1:], agenda=["one", "two"])
         >>> state = graph.invoke({"item": item.id}, context=RunContext.in_memory([item]))

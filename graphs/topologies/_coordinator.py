@@ -74,8 +74,13 @@ class Coordinator(Agent):
             turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']}\n\n{self.last_round}"}
         return tuple(turns)
 
-    def decide(self, text: str) -> Move:
-        """Reads the first line of a known form; a text without one is an answer."""
+    def decide(self, text: str, *, moves: int = 0) -> Move:
+        """Reads the first line of a known form; a text without one is an answer.
+
+        Args:
+            text: What it wrote.
+            moves: How many moves it has made before, for subclasses that need to know.
+        """
         for match in filter(None, map(_LINE.match, text.splitlines())):
             kind: Any = match[1].lower()
             return Move(kind=kind, text=match[2].strip())
@@ -127,7 +132,7 @@ class _Nodes:
         messages = chief.messages(context.public(item), history=history, last=last)
         heard = [str(post.body["trace"]) for post in (*moves[-1:], *results[-1:]) if "trace" in post.body]
         turn = await context.ask(chief, item, messages, node="coordinate", step=len(moves), parents=heard)
-        move = chief.decide(turn.text)
+        move = chief.decide(turn.text, moves=len(moves))
         if move.kind == "ask" and (self.human is None or state.get("asked", 0) >= self.questions):
             move = Move(kind="do", text=move.text)  # nobody is left to ask, so the worker tries
         if last and move.kind != "answer":
