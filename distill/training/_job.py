@@ -24,7 +24,7 @@ from docendo.distill.training._arguments import is_first
 from docendo.distill.training._config import TrainConfig
 from docendo.distill.training._fit import fit
 from docendo.distill.training._method import Materials, Method
-from docendo.distill.training._models import base_name, load_peft, require_shape, save_peft, seeded
+from docendo.distill.training._models import base_name, load_peft, released, require_shape, save_peft, seeded
 from docendo.distill.training._resume import checkpoints_of, holding, interrupted, keep
 from docendo.errors import ConfigError, DataError
 from docendo.files import new_directory, require_writable, write_text
@@ -85,6 +85,7 @@ def run_job(
         require_writable(output)
     with (
         holding(kept, config, resume=resume),
+        released() as held,
         tempfile.TemporaryDirectory() as scratch,
         seeded(config.seed),
     ):
@@ -98,8 +99,10 @@ def run_job(
             scratch=Path(scratch),
             parent=older,
         )
+        held.append(materials.model)
         with quiet_libraries():
             built = method.build(materials)
+        held.extend(built.models)
         try:
             if built.data["too_long"] and not quiet:
                 say(

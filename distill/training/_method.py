@@ -50,6 +50,7 @@ class Build:
         data: Counts for the manifest: `examples`, `too_long`, `tokens`, `completion_tokens`.
         facts: Further numbers for the adapter's metrics.
         watched: Names of logged values whose last ones are further metrics.
+        models: Models that it loaded beside the student, such as a live teacher; emptied in the end.
         close: Frees what the method opened (an engine), whatever happens.
     """
 
@@ -58,6 +59,7 @@ class Build:
     data: Mapping[str, int]
     facts: Mapping[str, float] = field(default_factory=dict)
     watched: Sequence[str] = ()
+    models: Sequence[Any] = ()
     close: Callable[[], None] = lambda: None
 
 

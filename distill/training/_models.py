@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import random
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,33 @@ def require_shape(older: Adapter, config: TrainConfig) -> None:
 def base_name(model: str | Path) -> str:
     path = Path(model)
     return path.name if path.is_dir() else str(model)
+
+
+@contextmanager
+def released() -> Iterator[list[Any]]:
+    """Empties the models that were put into the list, and gives memory back to the system.
+
+    A trainer, its callbacks and layers whose forward was replaced refer to each other, so that weights would
+    stay until Python looks for cycles, which takes long in a process that serves as well; and glibc keeps
+    what was freed in pieces.
+    """
+    held: list[Any] = []
+    try:
+        yield held
+    finally:
+        with torch.no_grad():
+            for model in held:
+                for tensor in (*model.parameters(), *model.buffers()):
+                    tensor.grad = None
+                    tensor.data = tensor.data.new_empty(0)
+        _trim()
+
+
+def _trim() -> None:
+    """Has glibc return what is free; other allocators do so themselves, or have no such call."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

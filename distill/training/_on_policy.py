@@ -158,10 +158,11 @@ class _OnPolicy:
             temperature=self.temperature,
             max_completion_length=self.max_completion_length,
         )
+        teacher = self._load(materials)
         with without_telemetry():
             trainer = DurableOnPolicy(
                 materials.model,
-                teacher_model=self._load(materials),
+                teacher_model=teacher,
                 args=settings,
                 train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(len(prompts.ids))]}),
                 processing_class=materials.tokenizer,
@@ -173,6 +174,7 @@ class _OnPolicy:
             probe=probe_of(materials, prompts),
             data=prompts.counts(),
             watched=["entropy", "completions/mean_length", "completions/clipped_ratio"],
+            models=[teacher],
         )
 
     def _load(self, materials: Materials) -> Any:

@@ -159,13 +159,14 @@ class _Supervised:
             max_length=config.max_length,
             extend=partial(self._extend, materials.tokenizer),
         )
+        teacher = self._live(materials)
         settings = TrainingArguments(**materials.arguments(len(examples)))
         trainer = ObjectiveTrainer(
             materials.model,
             settings,
             train_dataset=examples,
             objective=self.objective,
-            teacher=self._live(materials),
+            teacher=teacher,
         )
         # Before the probe: other rounding would look like an effect.
         kernels = speed_up(materials.model)
@@ -179,6 +180,7 @@ class _Supervised:
                 "completion_tokens": sum(len(example.completion) for example in examples),
             },
             facts={"packed": int(trainer.packed), "fast_lora_layers": kernels["lora"]},
+            models=[] if teacher is None else [teacher],
         )
 
     def _live(self, materials: Materials) -> Any:

@@ -31,7 +31,7 @@ from docendo.distill import (
     token_bytes,
     train,
 )
-from docendo.distill.training import _attention, _job, _teachers
+from docendo.distill.training import _attention, _job, _teachers, _train
 from docendo.distill.training._arguments import training_arguments
 from docendo.distill.training._forward import Forward, Outputs, term_loss
 from docendo.errors import ConfigError, DataError
@@ -299,6 +299,29 @@ def test_a_temperature_of_a_stored_teacher_is_refused_before_anything_is_loaded(
             train(
                 tiny_model_dir, ROWS, output=tmp_path / "a", objective=CrossEntropy() + term, teacher=stored
             )
+
+
+def test_no_weights_stay_after_a_training(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer and model refer to each other: whatever holds one of them would hold all of it."""
+    kept: list[Any] = []
+
+    def noted(load: Any) -> Any:
+        def loaded(*given: Any) -> Any:
+            kept.append(load(*given))
+            return kept[-1]
+
+        return loaded
+
+    monkeypatch.setattr(_job, "load_peft", noted(_job.load_peft))
+    monkeypatch.setattr(_train, "load_teacher", noted(_train.load_teacher))
+    train(
+        tiny_model_dir, ROWS, output=tmp_path / "a", config=QUICK, objective=KL(), teacher=tiny_model_dir,
+        quiet=True,
+    )  # fmt: skip
+    assert len(kept) == 2
+    assert not any(tensor.numel() for model in kept for tensor in (*model.parameters(), *model.buffers()))
 
 
 def test_a_finished_store_leaves_no_lock(tiny_model_dir: Path, tmp_path: Path) -> None:
