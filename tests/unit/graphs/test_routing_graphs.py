@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from docendo import Agent, Item, ModelVerifier, RunContext, SamplingParams, ScriptedEngine, Verifier, graphs
-from docendo.errors import ConfigError, DataError, LeakError, ModelFailure
+from docendo.agents import Engine, EngineEmbedder
+from docendo.errors import ConfigError, DataError, EngineClosed, LeakError, ModelFailure
 from docendo.evals import ExactScorer, make_item
 from docendo.graphs.routing import (
     ALWAYS,
@@ -16,6 +17,7 @@ from docendo.graphs.routing import (
     AgreementUncertainty,
     CheckedSteps,
     CostLedger,
+    HeadRouter,
     LargeBudget,
     LengthRouter,
     LogprobUncertainty,
@@ -30,7 +32,7 @@ from docendo.graphs.routing import (
     route,
     switching,
 )
-from docendo.records import Completion, Request, Result, ScoreRequest, Usage
+from docendo.records import Completion, Origin, Request, Result, ScoreRequest, Usage
 
 ITEMS = [make_item(f"{'1 + ' * n}1 =", n + 1, split="train") for n in range(1, 7)]
 LENGTHS = LengthRouter().fit(
@@ -334,6 +336,67 @@ def test_the_ledger_counts_from_its_beginning_and_each_engine_once() -> None:
         costs.total("euros")
     with pytest.raises(ConfigError, match="no engine"):
         CostLedger()
+
+
+def test_a_run_that_was_stopped_books_nothing_twice(tmp_path: Path) -> None:
+    down = True
+
+    def large_script(request: Request) -> str:
+        if down and len(other.requests) > 2:
+            raise EngineClosed("the engine is closed")
+        return "l l"
+
+    small, _ = agent(lambda r: "s", "small")
+    large, other = agent(large_script, "large")
+    budget = LargeBudget(tokens=11, decisions=6)
+    graph = route(small=small, large=large, router=LENGTHS, switch=ALWAYS, budget=budget)
+    with pytest.raises(EngineClosed):
+        go(graph, tmp_path)
+    down = False
+    with go(graph, tmp_path, resume=True) as run:
+        # Of 11 tokens five calls of at most 3 are paid for, as in a run that nothing stopped.
+        assert [run.outcomes[item.id]["large_tokens"] for item in ITEMS] == [2, 2, 2, 2, 2, 0]
+        account = run.board.keys.read("r/large budget")
+        assert account is not None
+        assert account.value == {"tokens": 10, "decisions": 6}
+    # The call that failed was made again, and no other.
+    assert len(other.requests) == 6
+
+
+def test_real_engines_do_all_of_it(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with Engine.load(tiny_model_dir) as engine:
+        sampling = SamplingParams(max_tokens=3)
+        small = Agent(engine, role="small", prompt="{question}{steps}", sampling=sampling)
+        large = Agent(engine, role="large", prompt="{question} think {steps}", sampling=sampling)
+        router = HeadRouter(EngineEmbedder(engine, origin=Origin(role="router")))
+        router.fit(
+            [
+                RoutingExample(question=item.public.question, small=place % 2, large=1)
+                for place, item in enumerate(ITEMS)
+            ]
+        )
+        verdict = VerdictUncertainty(small, right="y", wrong="n")
+        with CostLedger(engine) as costs:
+            for number, measure in enumerate((LogprobUncertainty(), verdict, AgreementUncertainty(2))):
+                graph = switching(
+                    small=small, large=large, switch=0.5, uncertainty=measure, steps=2, separator=" "
+                )
+                with go(graph, tmp_path, name=f"steps-{number}") as run:
+                    outcomes = [run.outcomes[item.id] for item in ITEMS]
+                    assert all(0 <= need <= 1 for outcome in outcomes for need in outcome["needs"])
+                    if number < 2:  # samples of a random model never agree
+                        assert len({need for outcome in outcomes for need in outcome["needs"]}) > 2
+            graph = route(
+                small=Agent(engine, role="small", sampling=sampling),
+                large=Agent(engine, role="large", sampling=sampling),
+                router=router,
+                switch=0.5,
+            )
+            with go(graph, tmp_path, name="route") as run:
+                assert {run.outcomes[item.id]["large"] for item in ITEMS} == {True, False}
+        assert costs.by_agent()["router"]["calls"] == len(ITEMS)
+        assert costs.by_agent()["router"]["flops"] > 0
+        assert costs.by_agent()["small"]["generated_tokens"] >= 6 * 2
 
 
 def test_a_graph_is_described_with_all_that_matters() -> None:
