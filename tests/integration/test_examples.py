@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -244,6 +245,7 @@ def test_one_graph_file_runs_with_a_model_here_and_on_a_server(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(find_spec("langgraph_cli") is None, reason="needs langgraph-cli[inmem]")
 def test_the_same_file_opens_in_langgraphs_server(
     guessing_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -280,3 +282,25 @@ def test_the_same_file_opens_in_langgraphs_server(
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_notebook_tells_its_story(
+    guessing_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    sizes = {"MODEL": guessing_model_dir, "TRAIN": 24, "TEST": 12, "STEPS": 2, "FOLDER": tmp_path / "runs"}
+    for name, value in sizes.items():
+        monkeypatch.setenv(f"STORY_{name}", str(value))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = nbformat.read(ROOT / "examples" / "story.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "it is kept without outputs"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the kernel's client
+        NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = " ".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
+    assert "verdict" in said
+    assert "teaching-scores" in said
