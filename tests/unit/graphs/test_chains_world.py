@@ -1,0 +1,97 @@
+"""The world of the recipe `topologies`: its questions, its orchestrator, and equal budgets of all arms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from docendo.agents import RunContext, ScriptedEngine
+from docendo.graphs.recipes import _chains as chains
+from docendo.graphs.recipes import topologies as recipe
+from docendo.memory import Database
+from docendo.records import Request
+
+
+def solve(request: Request) -> list[str]:
+    """Writes what is right, as the model is trained to, for every sample."""
+    prompt = str(request.prompt[-1]["content"]).removesuffix("=")
+    right = prompt if prompt.startswith(">") else chains.values(prompt.partition(">")[0])
+    assert len(right) == request.sampling.max_tokens, prompt
+    return [right] * request.sampling.n
+
+
+@pytest.mark.parametrize("kind", chains.KINDS)
+def test_a_right_solution_has_the_gold_answer_and_its_length(kind: chains.Kind) -> None:
+    for item in chains.items(kind, 20, 3):
+        solution = chains.values(item.public.question)
+        assert len(solution) == chains.LENGTH
+        assert chains.Ending().score(item, solution).correct
+        wrong = solution[:-1] + str((int(solution[-1]) + 1) % chains.MODULUS)
+        assert not chains.Ending().score(item, wrong).correct
+
+
+def test_no_part_of_a_test_or_dev_question_is_learnt() -> None:
+    learnt = {prompt[:-1].partition(">")[0] for prompt, _ in chains.rows(np.random.default_rng(0), 3000)}
+    runs = {
+        run
+        for text in learnt
+        if len(text) == chains.LENGTH + 1
+        for run in (
+            [c[1:] for c in chains.chains(text)] if text[4].isdigit() else [text[1:4], text[4:7], text[7:10]]
+        )
+    }
+    assert len(runs) > 500
+    for split in ("dev", "test"):
+        for kind in chains.KINDS:
+            for item in chains.items(kind, 50, 1, split):
+                assert not runs & set(chains.runs(kind, item.public.question))
+                assert item.public.question not in learnt
+
+
+def test_rows_are_right() -> None:
+    forms = Counter[int]()
+    for prompt, completion in chains.rows(np.random.default_rng(1), 300):
+        forms[len(completion)] += 1
+        said = prompt.removesuffix("=")
+        assert completion == (said if said.startswith(">") else chains.values(said.partition(">")[0]))
+    assert set(forms) == {2, 3, 4, 11}
+
+
+def test_a_part_begins_where_the_one_before_ended_by_most_reports() -> None:
+    chief, (item,) = chains.Chief(ScriptedEngine([])), chains.items("steps", 1, 5)
+    members = ["member 1", "member 2", "member 3"]
+    question = item.public.question
+
+    def tasks(*rounds: list[tuple[str, str]]) -> list[str]:
+        return list(chief.assign(item.public, members=members, reports=rounds).values())
+
+    assert tasks() == [question[:4], f"0{question[4:7]}", f"0{question[7:10]}"]
+    first = [("member 1", "xx5"), ("member 2", "xx1"), ("member 3", "xx2")]
+    assert [task[0] for task in tasks(first)] == [question[0], "5", "0"], (
+        "what was begun with 0 tells nothing"
+    )
+    second = [("member 1", "xx5"), ("member 2", "xx3"), ("member 3", "xx2")]
+    assert [task[0] for task in tasks(first, second)] == [question[0], "5", "3"]
+    third = [("member 1", "xx6"), ("member 2", "xx3"), ("member 3", "xx4")]
+    assert [task[0] for task in tasks(first, second, third)] == [question[0], "5", "3"]
+
+
+@pytest.mark.parametrize("kind", chains.KINDS)
+def test_every_arm_writes_as_much_and_is_right_where_its_model_is(kind: chains.Kind) -> None:
+    engine, items = ScriptedEngine(solve), chains.items(kind, 3, 7)
+    solved: dict[str, bool] = {}
+    with Database.open(":memory:") as database:
+        teams: dict[str, Any] = recipe._teams(engine, kind, 1.0, items)  # type: ignore[arg-type]
+        for arm, graph in teams.items():
+            context = RunContext(items, database, run=recipe._slug(kind, arm))
+            states = [graph.invoke({"item": item.id}, context=context) for item in items]
+            solved[arm] = all(state["solved"] for state in states)
+            for item in items:
+                written = sum(len(t.completion) for t in context.traces.find(run=context.run, item=item.id))
+                expected = chains.LENGTH * (1 if arm == "one sample" else recipe.VOTES)
+                assert written == expected, arm
+    wrong = {recipe.CROSSED} | ({"centralized, one round"} if kind == "steps" else set())
+    assert {arm for arm, right in solved.items() if not right} == wrong
