@@ -9,8 +9,8 @@ MALT with a vote of three against one agent without; here every vote has as many
 the untrained pipeline, a single agent and the trained generator alone stand beside it.
 
 The world is sums worked out step by step (`_running_results.py`) with a base model trained from nothing that
-knows the three roles and errs in each. Sampling at temperature 1 in place of the paper's 0.3, at which a
-model of this size says the same thing three times; rates and steps were chosen on seeds from 100 on.
+knows the three roles and errs in each. Temperature, steps and rates are this recipe's own: 1 in place of the
+paper's 0.3, because pairs need siblings that differ, and few steps, because the models are small.
 
 Claim: with votes at equal samples the trained pipeline answers more problems than the untrained one.
 """
