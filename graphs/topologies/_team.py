@@ -150,6 +150,8 @@ class _Nodes:
     ) -> Post:
         """One turn of a member and its message, which is the commonest of its samples."""
         own = last.get(member.name)
+        if own is not None and own.trust == "quarantined":
+            own = None
         others = {name: post for name, post in last.items() if name != member.name}
         texts = {name: self.deliver(context, post) for name, post in others.items()}
         messages: Sequence[Message] = member.messages(
@@ -163,9 +165,10 @@ class _Nodes:
         ]
         place = f"{where}/{member.name}"
         turn = await context.ask(member, item, messages, node=place, step=step, parents=_turns_of(before))
+        text = vote(turn.texts, read=self.read)
         return context.post(
             "message",
-            {"text": vote(turn.texts, read=self.read), "trace": turn.trace},
+            {"text": text, "trace": turn.traces[turn.texts.index(text)]},
             author=member.author,
             item=item,
             node=place,
@@ -179,7 +182,9 @@ class _Nodes:
         item, chief = state["item"], self.orchestrator
         if chief is None:
             last = _latest(context, state["rounds"])
-            owner = {trace: name for name, post in last.items() for trace in post.traces}
+            # What was taken out has no vote, unless nothing else is left.
+            counted = {n: post for n, post in last.items() if post.trust != "quarantined"} or last
+            owner = {trace: name for name, post in counted.items() for trace in post.traces}
             texts = {trace: context.traces.get(trace).completion for trace in owner}
             answer = vote(list(texts.values()), read=self.read)
             chosen = [trace for trace, text in texts.items() if self.read(text) == self.read(answer)]

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 
 import docendo
 from docendo.agents import RunContext, ScriptedEngine, Verifier
 from docendo.errors import ConfigError, DataError
 from docendo.evals import ExactScorer, coordination_metrics, item_efforts, make_item
 from docendo.graphs.topologies import Crossed, Member, Orchestrator, team, vote
-from docendo.records import Item, Request, SamplingParams
+from docendo.graphs.topologies._delivery import direct_delivery
+from docendo.records import Author, Item, Request, SamplingParams
 
 ITEM = make_item("What is 20 + 22?", 42)
 NAMES = ("ann", "bob", "cem")
@@ -173,11 +175,45 @@ def test_a_right_answer_can_be_learnt_from_and_a_wrong_one_not() -> None:
     assert {t.trust for t in context.traces.find()} == {"unverified"}
 
 
+def test_of_several_samples_the_commonest_is_the_message_and_its_turn_the_parent() -> None:
+    engine = ScriptedEngine([["5", "4", "4"], ["6", "6", "6"], ["4", "4", "4"], ["4", "4", "4"]])
+    pair = members(engine, "ann", "bob", sampling=SamplingParams(n=3, temperature=1.0))
+    _, context = invoke(team("decentralized", pair, exchanges=1))
+    heard = next(t for t in context.traces.find() if t.author.agent == "bob" and t.parents)
+    (said,) = [one for one in map(context.traces.get, heard.parents) if one.author.agent == "ann"]
+    assert (said.completion, said.sample) == ("4", 1)
+    assert '<note from="ann">4</note>' in heard.messages[-1]["content"]
+    assert effort(context).messages == 2
+
+
 def test_a_quarantined_message_is_not_heard() -> None:
+    judge = Author(agent="judge", role="verifier")
+
+    def first_is_bad(context: RunContext, post: Any) -> str:
+        if post.author.agent == "ann":
+            context.board.trust(post.id, "quarantined", by=judge, reason="bad")
+        return direct_delivery(context, context.board.get(post.id))
+
     engine = ScriptedEngine(echo)
-    graph = team("decentralized", members(engine), exchanges=1, deliver=lambda context, post: "")
-    invoke(graph)
-    assert "Others say" not in str(engine.requests[-1].prompt)
+    graph = team("decentralized", members(engine), exchanges=1, deliver=first_is_bad)
+    _, context = invoke(graph)
+    heard = {t.author.agent: t for t in context.traces.find() if t.node.startswith("confer")}
+    assert "by ann" not in str(heard["bob"].messages)
+    assert "by cem" in str(heard["bob"].messages)
+    assert all(context.traces.get(parent).author.agent != "ann" for parent in heard["bob"].parents)
+
+
+def test_a_quarantined_message_has_no_vote() -> None:
+    graph = team(
+        "independent", members(["4", "5", "5"]), checkpointer=InMemorySaver(), interrupt_before=["conclude"]
+    )
+    context, thread = RunContext.in_memory([ITEM]), {"configurable": {"thread_id": "t"}}
+    graph.invoke({"item": ITEM.id}, thread, context=context)
+    judge = Author(agent="judge", role="verifier")
+    for post in context.board.posts(kind="message"):
+        if post.body["text"] == "5":
+            context.board.trust(post.id, "quarantined", by=judge, reason="bad")
+    assert graph.invoke(None, thread, context=context)["answer"] == "4"
 
 
 def test_what_others_say_is_data() -> None:
