@@ -64,7 +64,7 @@ from docendo.graphs.routing import (
     threshold_for_share,
 )
 from docendo.hashing import derive_seed
-from docendo.memory import DATABASE, Database
+from docendo.memory import Database
 from docendo.records import Item, Origin, Record, SamplingParams
 from docendo.registry import recipe
 
@@ -125,7 +125,6 @@ class _Bench:
                 folder=self.folder / "runs",
                 database=self.database,
                 seed=self.seed,
-                resume=True,
                 quiet=self.quiet,
             )
         return found, costs.total() / len(items)
@@ -279,7 +278,8 @@ def routing(config: Routing, *, seed: int, folder: Path, quiet: bool) -> Trial:
     with (
         Engine.load(folder / "small") as small,
         Engine.load(folder / "large") as large,
-        Database.open(folder / DATABASE) as database,
+        # In memory: what was counted of a log that was interrupted would be missing from its costs.
+        Database.open("sqlite://") as database,
     ):
         agents = {
             name: Agent(engine, role=name, prompt="{question}", sampling=sampling)
@@ -325,7 +325,10 @@ def routing(config: Routing, *, seed: int, folder: Path, quiet: bool) -> Trial:
         threshold = threshold_for_share(dev_needs, 0.3)
     arms = {name: _arm(test, curve) for name, curve in curves.items()} | streams
     arms |= {name: Scores(values=_answers(test, name)) for name in ("always small", "always large")}
-    facts = {f"APGR: {name}": curve.apgr.value or math.nan for name, curve in curves.items()}
+    facts = {
+        f"APGR: {name}": math.nan if curve.apgr.value is None else curve.apgr.value
+        for name, curve in curves.items()
+    }
     facts["share of large calls at the dev threshold for 0.3"] = float(
         np.mean(np.array(needs[picked]) >= threshold)
     )

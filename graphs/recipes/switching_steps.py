@@ -46,7 +46,7 @@ from docendo.graphs.routing import (
     switching,
 )
 from docendo.hashing import derive_seed
-from docendo.memory import DATABASE, Database
+from docendo.memory import Database
 from docendo.records import Item, Record, SamplingParams
 from docendo.registry import recipe
 from docendo.scoring import scored
@@ -92,7 +92,7 @@ class StepSwitching(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bench:
-    """Both models at work on the questions of one seed; every run is journaled and may be resumed."""
+    """Both models at work on the questions of one seed."""
 
     config: StepSwitching
     folder: Path
@@ -140,7 +140,6 @@ class _Bench:
             name=name,
             folder=self.folder / "runs",
             database=self.database,
-            resume=True,
             concurrency=1,
             quiet=self.quiet,
         )
@@ -259,7 +258,8 @@ def step_switching(config: StepSwitching, *, seed: int, folder: Path, quiet: boo
     with (
         Engine.load(folder / "small") as small,
         Engine.load(folder / "large") as large,
-        Database.open(folder / DATABASE) as database,
+        # In memory: what was counted of a run that was interrupted would be missing from its costs.
+        Database.open("sqlite://") as database,
     ):
         bench = _Bench(
             config=config,
