@@ -1,0 +1,1 @@
+../../docendo/settings.py
