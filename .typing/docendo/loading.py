@@ -1,0 +1,1 @@
+../../docendo/loading.py
