@@ -2,7 +2,7 @@
 
 A recipe file has one shape: a docstring with the paper, a frozen config, one decorated function. Lists and
 tables of recipes are made from this registry and never kept by hand. A recipe's status is not declared: it
-is read from the stored result of its largest run.
+is read from the stored result of its largest run, so that a smaller one cannot outvote it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import importlib.util
 import json
 import pkgutil
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
-from docendo.errors import CapabilityError, ConfigError, IntegrityError
+from docendo.errors import CapabilityError, ConfigError, DataError, DocendoError, IntegrityError
+from docendo.loading import load_file
 from docendo.records import Record
+from docendo.settings import with_settings
 
 Status = Literal["runs", "reproduced", "not reproduced"]
 Scale = Literal["tiny", "laptop", "gpu"]
@@ -33,7 +34,7 @@ ROOMS = ("memory", "agents", "graphs", "evals", "distill")
 OWN = "own"
 #: Entry points of this group name modules of recipes in other distributions.
 GROUP = "docendo.recipes"
-#: From which scale a status is taken, the best first: a tiny run shows only that it runs.
+#: From which scale a status is taken, the largest first: a tiny run shows only that it runs.
 DECIDING: tuple[Scale, ...] = ("gpu", "laptop")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -68,11 +69,9 @@ class Recipe(Record):
 
     @property
     def status(self) -> Status:
-        """What its stored results show: "reproduced" if that of one deciding scale is, else what they say."""
+        """What the stored result of its largest scale shows; one with too few seeds decides nothing."""
         found = [result["status"] for scale, result in self.results().items() if scale in DECIDING]
-        if "reproduced" in found:
-            return "reproduced"
-        return "not reproduced" if "not reproduced" in found else "runs"
+        return next((status for status in found if status != "runs"), "runs")
 
     def results(self) -> dict[Scale, dict[str, Any]]:
         """The stored results by scale, the deciding ones first.
@@ -84,10 +83,7 @@ class Recipe(Record):
         for scale in (*DECIDING, "tiny"):
             path = results_folder() / result_name(self.id, scale)
             if path.is_file():
-                try:
-                    found[scale] = json.loads(path.read_text(encoding="utf-8"))
-                except ValueError as error:
-                    raise IntegrityError(f"{path} is not JSON: {error}; run the recipe again") from error
+                found[scale] = _stored(path)
         return found
 
     def card(self) -> dict[str, Any]:
@@ -99,7 +95,8 @@ class Recipe(Record):
         """Makes the recipe's config from settings by name, over those of a scale.
 
         Raises:
-            ConfigError: if a name or the scale is unknown; the message lists the known ones.
+            ConfigError: if a name or the scale is unknown (the message lists the known ones), or a value is
+                of another type than its setting.
         """
         if scale not in get_args(Scale):
             raise ConfigError(f"the scale is {scale!r}", expected=f"one of {', '.join(get_args(Scale))}")
@@ -107,13 +104,9 @@ class Recipe(Record):
             raise ConfigError(
                 f"recipe {self.id!r} has no scale {scale!r}", expected=f"one of {', '.join(self.has)}"
             )
-        known = [each.name for each in dataclasses.fields(self.config)]
-        for name in settings:
-            if name not in known:
-                raise ConfigError(
-                    f"recipe {self.id!r} has no setting {name!r}", expected=f"one of {', '.join(known)}"
-                )
-        return self.config(**{**self.scales.get(scale, {}), **settings})
+        of = f"recipe {self.id!r}"
+        sized = with_settings(self.config(), self.scales.get(scale, {}), of=of)
+        return with_settings(sized, settings, of=of)
 
     @property
     def has(self) -> tuple[str, ...]:
@@ -131,11 +124,15 @@ class Recipe(Record):
 
         Raises:
             CapabilityError: if the machine lacks what the recipe needs.
+            DataError: if what its function returns is no summary.
         """
         missing = self.missing()
         if missing:
             raise CapabilityError(f"recipe {self.id!r} cannot run here: {'; '.join(missing)}")
-        return self.function(config or self.config(), folder=Path(folder), resume=resume, quiet=quiet)
+        summary: Any = self.function(config or self.config(), folder=Path(folder), resume=resume, quiet=quiet)
+        if not isinstance(summary, dict):
+            raise DataError(f"recipe {self.id!r} returned {summary!r}", expected="its summary, a dictionary")
+        return summary
 
 
 _registered: dict[str, Recipe] = {}
@@ -159,8 +156,10 @@ def recipe(
 
     Raises:
         ConfigError: if the id is taken or not lower-case words with dashes, the function is in a part of
-            docendo other than a room's `recipes` package, or a need or a scale is of no known kind.
+            docendo other than a room's `recipes` package, the config has a field without a default, or a need
+            or a scale is of no known kind.
     """
+    _check_config(id, config)
     for need in needs:
         if need != "gpu" and need.partition(":")[0] not in ("model", "package"):
             raise ConfigError(
@@ -172,6 +171,7 @@ def recipe(
                 f"recipe {id!r} has settings of a scale {scale!r}",
                 expected="tiny or gpu; the defaults of its config are those of laptop",
             )
+        with_settings(config(), scales[scale], of=f"the scale {scale} of recipe {id!r}")
 
     def register(function: F) -> F:
         parts = function.__module__.split(".")
@@ -211,7 +211,7 @@ def recipes() -> tuple[Recipe, ...]:
             if not module.name.startswith("_"):
                 importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in importlib.metadata.entry_points(group=GROUP):
-        entry.load()
+        _load_entry(entry)
     order = (*ROOMS, OWN)
     return tuple(sorted(_registered.values(), key=lambda r: (order.index(r.room), r.id)))
 
@@ -236,19 +236,61 @@ def get_recipe(id: str) -> Recipe:
 
 
 def _of_file(path: Path) -> Recipe:
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}", expected="a Python file with a recipe")
-    name = f"own_recipes.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    found = [r for r in _registered.values() if r.function.__module__ == name]
-    if len(found) != 1:
-        raise ConfigError(f"{path} defines {len(found)} recipes", expected="one function under @recipe(...)")
+    recipes()  # so that an id of theirs is refused: its stored results are not those of the file
+    before = dict(_registered)
+    try:
+        module = load_file(path, prefix="own_recipe", expected="a Python file with a recipe")
+        found = [
+            r
+            for r in _registered.values()
+            if r.function.__module__ == module.__name__ and before.get(r.id) != r
+        ]
+        if len(found) != 1:
+            raise ConfigError(
+                f"{path} defines {len(found)} recipes", expected="one function under @recipe(...)"
+            )
+    except BaseException:
+        _registered.clear()
+        _registered.update(before)
+        raise
     return found[0]
+
+
+def _check_config(id: str, config: Any) -> None:
+    """Refuses a config that could not be made from settings, stored or resumed."""
+    fields: Mapping[str, Any] | None = getattr(config, "__dataclass_fields__", None)
+    if fields is None or not (isinstance(config, type) and issubclass(config, Record)):
+        raise ConfigError(
+            f"the config of recipe {id!r} is {config!r}", expected="a frozen dataclass that is a Record"
+        )
+    for each in fields.values():
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
+            raise ConfigError(
+                f"{config.__name__}.{each.name} has no default", expected="one for each setting"
+            )
+
+
+def _load_entry(entry: importlib.metadata.EntryPoint) -> None:
+    try:
+        entry.load()
+    except DocendoError:
+        raise
+    except Exception as error:  # whatever another distribution does when it is imported
+        raise ConfigError(
+            f"the recipes of {entry.dist.name if entry.dist else entry.name} cannot be loaded: "
+            f"{type(error).__name__}: {error}",
+            remedy="mend or uninstall that distribution",
+        ) from error
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path} is not JSON: {error}; run the recipe again") from error
+    if not isinstance(result, dict) or result.get("status") not in get_args(Status):
+        raise IntegrityError(f"{path} is no recipe's result; run the recipe again")
+    return result
 
 
 def results_folder() -> Path:

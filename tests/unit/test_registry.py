@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from docendo import registry
-from docendo.errors import CapabilityError, ConfigError, IntegrityError
+from docendo.errors import CapabilityError, ConfigError, DataError, IntegrityError
 from docendo.records import Record
 
 
@@ -99,14 +99,17 @@ def test_the_status_is_read_from_the_stored_results(tmp_path: Path, monkeypatch:
     assert found.status == "runs"
     store("tiny", "reproduced")
     assert found.status == "runs", "a tiny run decides nothing"
-    store("gpu", "not reproduced")
-    assert found.status == "not reproduced"
     store("laptop", "reproduced")
     assert found.status == "reproduced"
+    store("gpu", "not reproduced")
+    assert found.status == "not reproduced", "a smaller run does not outvote a larger one"
+    store("gpu", "runs")
+    assert found.status == "reproduced", "too few seeds decide nothing"
     assert list(found.results()) == ["gpu", "laptop", "tiny"]
-    (tmp_path / registry.result_name(found.id, "gpu")).write_text("{")
-    with pytest.raises(IntegrityError, match="is not JSON"):
-        found.results()
+    for text, words in (("{", "is not JSON"), ("[]", "is no recipe's result"), ("{}", "is no recipe's")):
+        (tmp_path / registry.result_name(found.id, "gpu")).write_text(text)
+        with pytest.raises(IntegrityError, match=words):
+            found.results()
 
 
 def test_a_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
@@ -127,6 +130,69 @@ def test_a_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
         registry.get_recipe(str(tmp_path / "none.py"))
 
 
+def test_files_of_one_name_are_two_recipes_and_a_changed_one_is_loaded_anew(tmp_path: Path) -> None:
+    from docendo.evals.experiments import new_recipe
+
+    paths = [tmp_path / folder / "method.py" for folder in ("a", "b")]
+    for path, id in zip(paths, ("first", "second"), strict=True):
+        path.parent.mkdir()
+        path.write_text(new_recipe(id))
+    assert [registry.get_recipe(str(path)).id for path in paths] == ["first", "second"]
+    paths[0].write_text(new_recipe("third"))
+    assert registry.get_recipe(str(paths[0])).id == "third"
+
+
+def test_a_file_cannot_take_the_id_and_so_the_results_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from docendo.evals.experiments import new_recipe
+
+    monkeypatch.setattr(registry, "recipes", lambda: (register("known-method"),))
+    path = tmp_path / "mine.py"
+    path.write_text(new_recipe("known-method"))
+    with pytest.raises(ConfigError, match=r"'known-method' is taken by docendo\.distill\.recipes\.some"):
+        registry.get_recipe(str(path))
+    path.write_text(new_recipe("one") + new_recipe("two").replace("from __future__ import annotations", ""))
+    with pytest.raises(ConfigError, match="defines 2 recipes"):
+        registry.get_recipe(str(path))
+    assert list(registry._registered) == ["known-method"], "what was refused leaves nothing behind"
+
+
+def test_a_config_has_defaults_and_a_scale_only_its_settings() -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Bare(Record):
+        seed: int
+
+    settings: dict[str, Any] = {"id": "some", "title": "t", "paper": "p", "claim": "c", "cost": "1 s"}
+    with pytest.raises(ConfigError, match=r"Bare\.seed has no default"):
+        registry.recipe(config=Bare, **settings)
+    with pytest.raises(ConfigError, match="expected a frozen dataclass that is a Record"):
+        registry.recipe(config=dict, **settings)
+    with pytest.raises(ConfigError, match="the scale tiny of recipe 'some' has no setting 'sed'"):
+        registry.recipe(config=Config, scales={"tiny": {"sed": 1}}, **settings)
+
+
+def test_a_value_of_another_type_is_refused() -> None:
+    for value in ("1", 1.5, True, None, [1]):
+        with pytest.raises(ConfigError, match=r"seed of recipe 'some-method' is .*; expected a whole number"):
+            register().configure({"seed": value})
+
+
+def test_what_is_returned_is_a_summary(tmp_path: Path) -> None:
+    found = register().replace(function=lambda config, **options: None)
+    with pytest.raises(DataError, match="'some-method' returned None; expected its summary"):
+        found.run(folder=tmp_path)
+
+
+def test_another_distribution_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    broken = EntryPoint(name="theirs", value="no_such_module_anywhere", group=registry.GROUP)
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [broken])
+    with pytest.raises(ConfigError, match=r"recipes of theirs cannot be loaded: ModuleNotFoundError"):
+        registry.recipes()
+
+
 def test_an_id_is_given_once_but_a_module_may_be_loaded_again() -> None:
     register()
     register()
@@ -135,7 +201,7 @@ def test_an_id_is_given_once_but_a_module_may_be_loaded_again() -> None:
 
 
 def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'sed'; expected one of seed"):
+    with pytest.raises(ConfigError, match="recipe 'some-method' has no setting 'sed'; expected one of seed"):
         register().configure({"sed": 1})
 
 
