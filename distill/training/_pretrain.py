@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docendo.checks import is_count, is_number
-from docendo.errors import ConfigError, DataError
-from docendo.files import new_directory
+from docendo.checks import check_count, is_number
+from docendo.errors import ConfigError, DataError, ModelFailure
+from docendo.files import new_directory, require_writable
 from docendo.hashing import derive_seed
 from docendo.progress import progress, quiet_libraries
 from docendo.records import Record
@@ -58,9 +59,9 @@ class PretrainConfig(Record):
     def __post_init__(self) -> None:
         """Checks the numbers."""
         for name in ("hidden", "layers", "heads", "context", "steps", "batch", "every"):
-            value = getattr(self, name)
-            if not is_count(value) or value < 1:
-                raise ConfigError(f"{name} is {value!r}", expected="a whole number, at least 1")
+            check_count(name, getattr(self, name), 1)
+        for name in ("warmup", "seed"):
+            check_count(name, getattr(self, name), 0)
         if self.hidden % (2 * self.heads):
             raise ConfigError(f"hidden is {self.hidden}", expected=f"a multiple of {2 * self.heads}")
         for name in ("learning_rate", "initializer_range"):
@@ -98,7 +99,9 @@ def pretrain(
 
     Raises:
         ConfigError: if the alphabet has a character twice.
-        DataError: if a row is empty, too long, or has a character that the alphabet lacks.
+        DataError: if there is no row, or one is empty, too long, or has a character that the alphabet lacks.
+        ModelFailure: if the loss is no number any more; nothing is written.
+        StorageError: if the folder cannot be written, before the first step.
 
     Example:
         >>> import tempfile
@@ -116,6 +119,7 @@ def pretrain(
     config = config or PretrainConfig()
     if len(set(alphabet)) != len(alphabet) or not alphabet:
         raise ConfigError(f"the alphabet is {alphabet!r}", expected="each character once")
+    require_writable(Path(output).parent)
     coder = _Coder(alphabet, config.context)
     rng = np.random.default_rng(derive_seed("pretrain", config.seed))
     with torch.random.fork_rng(devices=[]):
@@ -141,7 +145,10 @@ def pretrain(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            bar.advance(note=f"loss {loss.item():.3f}" if step % config.every == 0 else "")
+            looking = step % config.every == 0 or step == config.steps
+            if looking and not math.isfinite(loss.item()):
+                raise ModelFailure(f"the loss is {loss.item()} at step {step}; lower learning_rate")
+            bar.advance(note=f"loss {loss.item():.3f}" if looking else "")
             if stop is not None and step % config.every == 0:
                 model.eval()
                 ended = stop(sampler, step)
@@ -177,8 +184,8 @@ class Sampler:
         """
         import torch
 
-        if len({len(prompt) for prompt in prompts}) != 1:
-            raise DataError("the prompts have several lengths", expected="one length")
+        if len({len(prompt) for prompt in prompts}) != 1 or not prompts[0]:
+            raise DataError("the prompts have several lengths or none", expected="texts of one length")
         ids = torch.tensor([self._coder.encode(prompt) for prompt in prompts])
         generator = torch.Generator().manual_seed(seed)
         cache, written, new = None, [], ids
@@ -218,7 +225,9 @@ class _Coder:
         """Padded token ids and labels, -100 where nothing is learnt."""
         import torch
 
-        width = max(len(prompt) + len(completion) for prompt, completion in rows)
+        width = max((len(prompt) + len(completion) for prompt, completion in rows), default=0)
+        if not width:
+            raise DataError("there is no row to learn from", expected="pairs of a prompt and a completion")
         if width > self.context:
             raise DataError(f"a row has {width} characters", expected=f"at most {self.context}")
         ids, labels = [], []

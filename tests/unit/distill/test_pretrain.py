@@ -9,7 +9,7 @@ import pytest
 
 from docendo.agents import Agent, Engine
 from docendo.distill import PretrainConfig, Sampler, pretrain
-from docendo.errors import ConfigError, DataError
+from docendo.errors import ConfigError, DataError, ModelFailure, StorageError
 from docendo.records import PublicItem, SamplingParams
 
 DIGITS = "0123456789"
@@ -83,7 +83,18 @@ def test_what_cannot_be_learnt_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=words):
             pretrain(rows(*row), alphabet=DIGITS, output=tmp_path / "m", config=SMALL, quiet=True)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no row to learn from"):
+        pretrain(lambda rng, batch: [], alphabet=DIGITS, output=tmp_path / "m", config=SMALL, quiet=True)
+    wild = SMALL.replace(learning_rate=1e30, warmup=0, steps=20, every=5)
+    with pytest.raises(ModelFailure, match=r"the loss is \w+ at step \d+; lower learning_rate"):
+        pretrain(after, alphabet=DIGITS, output=tmp_path / "m", config=wild, quiet=True)
     assert not (tmp_path / "m").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        pretrain(after, alphabet=DIGITS, output=tmp_path / "file" / "m", config=SMALL, quiet=True)
+    for name in ("warmup", "seed"):
+        with pytest.raises(ConfigError, match=f"{name} is -1"):
+            SMALL.replace(**{name: -1})
     with pytest.raises(ConfigError, match="each character once"):
         pretrain(after, alphabet="00", output=tmp_path / "m", quiet=True)
     with pytest.raises(ConfigError, match="hidden is 30; expected a multiple of 4"):
