@@ -106,7 +106,7 @@ class NearestExam:
 
 
 def require_other(problem: PublicItem, questions: Sequence[Item]) -> None:
-    """Refuses an exam that asks the problem itself: its answer would choose the answer.
+    """Refuses an exam that asks the problem itself, whose answer would choose the answer, or a test item.
 
     Raises:
         LeakError: naming the problem.
@@ -117,6 +117,11 @@ def require_other(problem: PublicItem, questions: Sequence[Item]) -> None:
                 f"the exam for item {problem.id} asks that item itself",
                 expected="other questions, whose answers may be known",
                 remedy="take the items to be answered out of the exam's bank",
+            )
+        if item.public.split == "test":
+            raise LeakError(
+                f"the exam for item {problem.id} asks the test item {item.id}",
+                expected="items whose answers may be known: training or development items",
             )
 
 

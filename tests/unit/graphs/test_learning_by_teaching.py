@@ -135,14 +135,19 @@ def test_an_exam_never_asks_the_problem_nor_a_test_item() -> None:
         VariantExam([PROBLEM], variant_of=by_task)
 
     class Cheat:
+        def __init__(self, asked: Item) -> None:
+            self.asked = asked
+
         def questions(self, problem: PublicItem) -> Sequence[Item]:
-            return [PROBLEM]
+            return [self.asked]
 
         def describe(self) -> dict[str, Any]:
             return {}
 
-    with pytest.raises(LeakError, match="asks that item itself"):
-        graph(exam=Cheat()).invoke({"item": PROBLEM.id}, context=RunContext.in_memory([PROBLEM]))
+    other = make_item("double 8", 16, task="double", split="test")
+    for asked, words in ((PROBLEM, "asks that item itself"), (other, f"asks the test item {other.id}")):
+        with pytest.raises(LeakError, match=words):
+            graph(exam=Cheat(asked)).invoke({"item": PROBLEM.id}, context=RunContext.in_memory([PROBLEM]))
 
 
 class Letters:
