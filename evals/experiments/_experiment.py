@@ -7,19 +7,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from docendo.errors import ConfigError, IntegrityError, StorageError
-from docendo.evals.experiments._findings import check_trial, findings, status
+from docendo.checks import check_count
+from docendo.errors import ConfigError, DataError, IntegrityError, ResumeError, StorageError
+from docendo.evals.experiments._commit import commit
+from docendo.evals.experiments._findings import SEEDS, check_trial, findings, status
 from docendo.evals.experiments._rules import Difference, Rule
 from docendo.evals.experiments._trial import Trial
 from docendo.files import write_json
 from docendo.memory import DATABASE, Database, RunStore
 from docendo.progress import say
-
-#: Fewer seeds than these decide nothing.
-SEEDS = 5
 
 
 class TrialFunction(Protocol):
@@ -36,13 +36,14 @@ def experiment(*rules: Rule) -> Callable[[TrialFunction], Callable[..., dict[str
     `config.seeds` of them. A trial that has finished is stored, so that an interrupted experiment goes on
     behind it. The summary says for each rule what was found: a claim is shown if the 95 % interval of the
     paired difference over seeds and items excludes zero and the costs that must be equal are. All rules must
-    hold for "reproduced", so their number needs no correction.
+    hold for "reproduced", so their number needs no correction. Fewer than five seeds decide nothing, nor do
+    five that gave the same answers.
 
     Args:
         rules: What must be shown, fixed before the experiment runs: `gain`, `no_gain`, `shown`, `within`.
 
     Raises:
-        ConfigError: if there is no rule that could fail.
+        ConfigError: if no rule is a gain: an experiment whose controls alone hold has shown nothing.
 
     Example:
         >>> import dataclasses, pathlib, tempfile
@@ -61,8 +62,8 @@ def experiment(*rules: Rule) -> Callable[[TrialFunction], Callable[..., dict[str
         >>> found["findings"][0]["name"], found["seeds"]
         ('double over single', [0, 1])
     """
-    if not any(not isinstance(rule, Difference) or rule.expected != "anything" for rule in rules):
-        raise ConfigError("an experiment has no rule that could fail", expected="a gain(...) at least")
+    if not any(isinstance(rule, Difference) and rule.expected == "gain" for rule in rules):
+        raise ConfigError("an experiment claims nothing", expected="a gain(...) at least")
 
     def decorate(function: TrialFunction) -> Callable[..., dict[str, Any]]:
         @functools.wraps(function)
@@ -79,60 +80,107 @@ def experiment(*rules: Rule) -> Callable[[TrialFunction], Callable[..., dict[str
 def _run(
     function: TrialFunction, rules: Sequence[Rule], config: Any, folder: Path, *, resume: bool, quiet: bool
 ) -> dict[str, Any]:
-    if config.seeds < 1:
-        raise ConfigError(f"seeds is {config.seeds!r}", expected="a whole number, at least 1")
+    for name, least in (("seed", 0), ("seeds", 1)):
+        check_count(name, getattr(config, name, None), least)
     settings = config.to_json()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {folder}: {error.strerror}; choose another folder") from error
+    _make(folder)
     seeds = list(range(config.seed, config.seed + config.seeds))
-    with (
-        Database.open(folder / DATABASE) as database,
-        RunStore(database).running(folder.name, settings, resume=resume),
-    ):
-        write_json(folder / "config.json", settings)
-        trials, seconds = [], 0.0
-        for number, seed in enumerate(seeds, start=1):
-            where = folder / f"seed-{seed}"
-            trial, took = _kept(function, rules, config, seed, where, resume=resume, quiet=quiet)
-            trials.append(trial)
-            seconds += took
-            if not quiet:
-                means = ", ".join(f"{name} {arm.mean:.3f}" for name, arm in trial.arms.items())
-                say(f"seed {seed} ({number} of {len(seeds)}, {took:.0f} s): {means}")
-        summary = summarise(rules, trials, seeds) | {"seconds": round(seconds, 1), "config": settings}
-        write_json(folder / "summary.json", summary)
+    work = _Work(function=function, rules=rules, config=config, commit=commit(), quiet=quiet)
+    with Database.open(folder / DATABASE) as database:
+        runs = RunStore(database)
+        _require_no_strays(folder, runs)
+        with runs.running(folder.name, settings, resume=resume):
+            write_json(folder / "config.json", settings)
+            kept: list[_Kept] = []
+            for number, seed in enumerate(seeds, start=1):
+                found = work.kept(seed, folder / f"seed-{seed}", kept[0].trial if kept else None, resume)
+                kept.append(found)
+                if not quiet:
+                    means = ", ".join(f"{name} {arm.mean:.3f}" for name, arm in found.trial.arms.items())
+                    say(f"seed {seed} ({number} of {len(seeds)}, {found.seconds:.0f} s): {means}")
+            summary = {
+                **summarise(rules, [each.trial for each in kept], seeds),
+                "seconds": round(sum(each.seconds for each in kept), 1),
+                "config": settings,
+                "commits": sorted({each.commit for each in kept if each.commit}),
+            }
+            write_json(folder / "summary.json", summary)
     if not quiet:
         say(text(summary))
     return summary
 
 
-def _kept(
-    function: TrialFunction,
-    rules: Sequence[Rule],
-    config: Any,
-    seed: int,
-    folder: Path,
-    *,
-    resume: bool,
-    quiet: bool,
-) -> tuple[Trial, float]:
-    """A trial and its seconds, from what is stored if it has finished."""
-    path = folder / "trial.json"
-    if resume and path.is_file():
+class _Kept(NamedTuple):
+    """A trial that has finished, its seconds, and the commit that it ran with."""
+
+    trial: Trial
+    seconds: float
+    commit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What makes the trials."""
+
+    function: TrialFunction
+    rules: Sequence[Rule]
+    config: Any
+    commit: str | None
+    quiet: bool
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which experiment it is, as JSON: trials are not held against rules that came after them."""
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        rules: list[Any] = [rule.to_json() for rule in self.rules]
+        return {"name": name, "rules": rules}
+
+    def kept(self, seed: int, folder: Path, first: Trial | None, resume: bool) -> _Kept:
+        """A trial from what is stored, if it has finished; else it is run."""
+        path = folder / "trial.json"
+        if resume and path.is_file():
+            found = self._read(path)
+            check_trial(self.rules, found.trial, first)
+            return found
+        _make(folder)
+        began = time.monotonic()
+        trial = self.function(self.config, seed=seed, folder=folder, quiet=self.quiet)
+        took = time.monotonic() - began
+        check_trial(self.rules, trial, first)
+        stored = {"trial": trial.to_json(), "seconds": took, "commit": self.commit}
+        write_json(path, {"experiment": self.identity, **stored})
+        return _Kept(trial, took, self.commit)
+
+    def _read(self, path: Path) -> _Kept:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            return Trial.from_json(stored["trial"]), float(stored["seconds"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            found = _Kept(Trial.from_json(stored["trial"]), float(stored["seconds"]), stored.get("commit"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             raise IntegrityError(f"{path} is damaged; remove it and resume: its trial runs again") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    trial = function(config, seed=seed, folder=folder, quiet=quiet)
-    took = time.monotonic() - began
-    check_trial(rules, trial)
-    write_json(path, {"trial": trial.to_json(), "seconds": took})
-    return trial, took
+        if stored.get("experiment", self.identity) != self.identity:
+            raise ResumeError(
+                f"{path} is a trial of another experiment, or was made for other rules",
+                remedy="choose another folder, or remove this one",
+            )
+        return found
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder}: {error.strerror}; choose another folder") from error
+
+
+def _require_no_strays(folder: Path, runs: RunStore) -> None:
+    """Refuses trials and models of which nothing says with which settings they were made."""
+    strays = sorted(path.name for path in folder.glob("seed-*"))
+    if strays and folder.name not in [row.run for row in runs.list()]:
+        raise ResumeError(
+            f"{folder} has {strays[0]}, and its database knows no run {folder.name!r}",
+            expected="a folder under the name it was made with",
+            remedy="give it its old name, or choose another folder",
+        )
 
 
 def summarise(rules: Sequence[Rule], trials: Sequence[Trial], seeds: Sequence[int]) -> dict[str, Any]:

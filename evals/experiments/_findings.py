@@ -16,6 +16,8 @@ from docendo.records import Record
 if TYPE_CHECKING:
     from docendo.evals.statistics._checks import Floats
 
+#: Fewer seeds than these decide nothing.
+SEEDS = 5
 #: Two methods spent alike if their costs differ by no more than this share; the same as in `Comparison`.
 TOLERANCE = 0.02
 
@@ -28,7 +30,7 @@ class Finding(Record):
         name: What was looked at.
         value: Mean difference, or mean of the fact; None if there is none.
         interval: 95 % interval of a difference.
-        seeds: Seeds that it rests on.
+        seeds: Seeds that it rests on: those that gave a pair of answers, and one if all gave the same.
         pairs: Pairs of answers that a difference rests on.
         role: "claim", "control", "check" or "shown".
         holds: Whether the rule holds; None for what is only shown.
@@ -45,11 +47,17 @@ class Finding(Record):
     verdict: str
 
 
-def check_trial(rules: Sequence[Rule], trial: Trial) -> None:
-    """Checks that a trial has what the rules speak of.
+def check_trial(rules: Sequence[Rule], trial: Trial, first: Trial | None = None) -> None:
+    """Checks that a trial has what the rules speak of, and the same as the first one.
+
+    Args:
+        rules: What must be shown.
+        trial: One seed.
+        first: The first seed, if it is another.
 
     Raises:
-        DataError: naming the arm or the fact that it lacks.
+        DataError: naming the arm or the fact that it lacks, or two arms with other items: those of one alone
+            would drop out of the comparison without a word.
     """
     for rule in rules:
         what, names = ("fact", [rule.fact]) if isinstance(rule, Within) else ("arm", [rule.of, rule.over])
@@ -60,6 +68,26 @@ def check_trial(rules: Sequence[Rule], trial: Trial) -> None:
                     f"a trial has no {what} {name!r}, of which a rule speaks",
                     expected=f"one of {', '.join(known) or 'none'}",
                 )
+        if isinstance(rule, Difference):
+            _check_items(rule, trial)
+    for what, own, others in (
+        ("arms", trial.arms, first.arms if first else {}),
+        ("facts", trial.facts, first.facts if first else {}),
+    ):
+        if first is not None and (other := own.keys() ^ others.keys()):
+            raise DataError(
+                f"the first trial and this one differ in their {what}: {', '.join(sorted(other))}",
+                expected="the same in every trial",
+            )
+
+
+def _check_items(rule: Difference, trial: Trial) -> None:
+    own, other = (trial.arms[name].values.keys() for name in (rule.of, rule.over))
+    if alone := sorted(own ^ other):
+        raise DataError(
+            f"{rule.of!r} and {rule.over!r} differ in {len(alone)} items, the first of which is {alone[0]!r}",
+            expected="a value of both for each item, None where no answer came",
+        )
 
 
 def findings(rules: Sequence[Rule], trials: Sequence[Trial]) -> tuple[Finding, ...]:
@@ -115,7 +143,7 @@ def _difference(rule: Difference, trials: Sequence[Trial]) -> Finding:
         name=rule.name,
         value=None if math.isnan(found.difference) else found.difference,
         interval=None if math.isnan(low) else (low, high),
-        seeds=len(trials),
+        seeds=found.seeds,
         pairs=found.n,
         role=role,
         holds=holds,
@@ -143,6 +171,8 @@ def _unlike(rule: Difference, trials: Sequence[Trial]) -> str | None:
 
 
 def status(found: Sequence[Finding]) -> str:
-    """Whether all rules hold: "reproduced", or "not reproduced"."""
+    """Whether all rules hold: "reproduced" or "not reproduced"; "runs" if a claim rests on too few seeds."""
     ruled = [finding for finding in found if finding.holds is not None]
-    return "reproduced" if ruled and all(finding.holds for finding in ruled) else "not reproduced"
+    if not all(finding.holds for finding in ruled):
+        return "not reproduced"
+    return "reproduced" if min(finding.seeds for finding in ruled) >= SEEDS else "runs"

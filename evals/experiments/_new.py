@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 
 from docendo.errors import ConfigError
@@ -69,7 +70,7 @@ def new_recipe(id: str) -> str:
         id: Its id: lower-case words with dashes.
 
     Raises:
-        ConfigError: if it is no id, or no word of it can begin a Python name.
+        ConfigError: if it is no id, or cannot be the name of a Python function.
 
     Example:
         >>> print(new_recipe("my-method").splitlines()[-1].strip()[:20])
@@ -78,6 +79,11 @@ def new_recipe(id: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", id):
         raise ConfigError(f"the recipe id is {id!r}", expected="lower-case words with dashes")
     words = id.split("-")
-    text = _TEMPLATE.replace("CLASS", "".join(word.capitalize() for word in words))
+    if keyword.iskeyword("_".join(words)) or id == "np":
+        raise ConfigError(
+            f"the recipe id is {id!r}, which means something in Python", remedy="choose another"
+        )
+    # Not the words alone: a recipe "scores" would hide what it imports.
+    text = _TEMPLATE.replace("CLASS", "".join(word.capitalize() for word in words) + "Settings")
     text = text.replace("TITLE", " ".join(words).capitalize()).replace("NAME", "_".join(words))
     return text.replace('"ID"', f'"{id}"')

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from docendo.evals.experiments._commit import commit
 from docendo.files import write_json
 from docendo.registry import Recipe, Scale, result_name
 
@@ -34,10 +34,10 @@ def result(recipe: Recipe, scale: Scale, summary: Mapping[str, Any]) -> dict[str
         **{name: recipe.card()[name] for name in ("id", "title", "room", "paper", "claim")},
         "scale": scale,
         "status": "runs" if scale == "tiny" else summary.get("status", "runs"),
-        "seed": summary["config"].get("seed"),
+        "seed": summary.get("config", {}).get("seed"),
         **{name: summary[name] for name in parts if name in summary},
         "versions": versions(),
-        "commit": commit(),
+        "commit": ", ".join(summary.get("commits", ())) or commit(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{_processor()}, {os.cpu_count()} cores",
     }
@@ -45,7 +45,6 @@ def result(recipe: Recipe, scale: Scale, summary: Mapping[str, Any]) -> dict[str
 
 def store(stored: Mapping[str, Any], folder: Path) -> Path:
     """Writes a result into a folder of results and returns its file."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / result_name(stored["id"], stored["scale"])
     write_json(path, stored)
     return path
@@ -60,24 +59,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def commit() -> str | None:
-    """The commit of the checkout that docendo runs from, with "+" if files differ from it; else None."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "docendo" / "registry.py").is_file():  # installed, perhaps into another repository
-        return None
-
-    def git(*command: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *command], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _processor() -> str:

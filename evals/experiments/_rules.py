@@ -31,6 +31,11 @@ class Difference(Record):
     equal: str | None = None
     less: bool = False
 
+    def __post_init__(self) -> None:
+        """Checks that there are two methods: of one with itself a control could not fail."""
+        if self.of == self.over:
+            raise ConfigError(f"a rule compares {self.of!r} with itself", expected="two methods")
+
     @property
     def name(self) -> str:
         """Both methods."""

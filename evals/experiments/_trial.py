@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from docendo.checks import is_number
+from docendo.checks import is_number, short
 from docendo.errors import DataError
 from docendo.evals.harness._results import EvalResult
 from docendo.records import Record
@@ -22,7 +22,8 @@ class Scores(Record):
         spent: What it cost in all, by unit, for example `{"generated tokens": 2400}`.
 
     Raises:
-        DataError: if there is no item, or a value or a cost is not a finite number.
+        DataError: if there is no item, an item's id is no text (a stored trial would be read back with
+            others), or a value or a cost is not a finite number.
 
     Example:
         >>> Scores(values={"a": True, "b": False}, spent={"calls": 2}).mean
@@ -37,6 +38,8 @@ class Scores(Record):
         if not self.values:
             raise DataError("a method has no items", expected="a value for each item")
         for item, value in self.values.items():
+            if not isinstance(item, str):
+                raise DataError(f"the id of an item is {item!r}", expected="text, such as str(number)")
             if value is not None and not isinstance(value, bool) and not is_number(value):
                 raise DataError(
                     f"the value of item {item} is {value!r}",
@@ -81,10 +84,22 @@ class Trial(Record):
     Attributes:
         arms: For each method its scores, on the same items.
         facts: Further figures by name, such as a correlation; NaN where there is none.
+
+    Raises:
+        DataError: if an arm is no `Scores`, or a fact is neither a finite number nor NaN.
     """
 
     arms: Mapping[str, Scores]
     facts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks both, so that what was measured for long can be stored."""
+        for name, arm in self.arms.items():
+            if not isinstance(arm, Scores):
+                raise DataError(f"the arm {name!r} is {short(arm)}", expected="Scores")
+        for name, fact in self.facts.items():
+            if not is_number(fact) and not (isinstance(fact, float) and math.isnan(fact)):
+                raise DataError(f"the fact {name!r} is {short(fact)}", expected="a finite number, or NaN")
 
     def to_json(self) -> dict[str, Any]:
         """The trial as JSON, which has no NaN: null stands for it."""

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from docendo import registry
 from docendo.errors import ConfigError, DataError, IntegrityError, ResumeError
 from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown, within
-from docendo.evals.experiments import text
+from docendo.evals.experiments import new_recipe, text
+from docendo.loading import load_file
 from docendo.records import Record
 
 
@@ -131,24 +133,108 @@ def test_an_interrupted_experiment_goes_on_behind_what_has_finished(tmp_path: Pa
 def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
     run(Settings(), folder=tmp_path / "run", quiet=True)
     path = tmp_path / "run" / "seed-3" / "trial.json"
-    path.write_text(path.read_text()[:40])
-    with pytest.raises(IntegrityError, match=r"seed-3/trial\.json is damaged; remove it"):
-        run(Settings(), folder=tmp_path / "run", resume=True, quiet=True)
+    whole = path.read_text()
+    for damaged in (whole[:40], whole.replace("0.0", "NaN", 1), "[]"):
+        path.write_text(damaged)
+        with pytest.raises(IntegrityError, match=r"seed-3/trial\.json is damaged; remove it"):
+            run(Settings(), folder=tmp_path / "run", resume=True, quiet=True)
     path.unlink()
     assert run(Settings(), folder=tmp_path / "run", resume=True, quiet=True)["status"] == "reproduced"
 
 
 def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no rule that could fail"):
-        experiment(shown("a", over="b"))
+    for rules in ([], [shown("a", over="b")], [no_gain("a", over="b"), within("signal", 0.5)]):
+        with pytest.raises(ConfigError, match="an experiment claims nothing"):
+            experiment(*rules)
+    with pytest.raises(ConfigError, match="compares 'a' with itself"):
+        no_gain("a", over="a")
     with pytest.raises(ConfigError, match="expected one end, or two in their order"):
         within("signal", 1.0, 0.5)
     with pytest.raises(DataError, match="no arm 'other', of which a rule speaks; expected one of base"):
         experiment(gain("other", over="base"))(coins)(Settings(), folder=tmp_path / "a", quiet=True)
     with pytest.raises(DataError, match="no fact 'other'"):
-        experiment(within("other", 0))(coins)(Settings(), folder=tmp_path / "b", quiet=True)
-    with pytest.raises(ConfigError, match="seeds is 0"):
-        run(Settings(seeds=0), folder=tmp_path / "c", quiet=True)
+        experiment(*RULES, within("other", 0))(coins)(Settings(), folder=tmp_path / "b", quiet=True)
+    for changes, words in (
+        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": 2.5}, "seeds is 2.5; expected a whole number"),
+        ({"seed": -1}, "seed is -1; expected a whole number, at least 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(Settings(**changes), folder=tmp_path / "c", quiet=True)  # type: ignore[arg-type]
+    assert not (tmp_path / "c").exists()
+
+
+def test_trials_are_alike(tmp_path: Path) -> None:
+    def changed(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        trial = coins(config, seed=seed, folder=folder, quiet=quiet)
+        return trial.replace(facts={**trial.facts, f"seed {seed}": 1.0})
+
+    with pytest.raises(DataError, match="differ in their facts: seed 0, seed 1"):
+        experiment(*RULES)(changed)(Settings(), folder=tmp_path / "facts", quiet=True)
+
+    def short(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        trial = coins(config, seed=seed, folder=folder, quiet=quiet)
+        easy = {item: value for item, value in trial.arms["method"].values.items() if value}
+        return trial.replace(arms={**trial.arms, "method": trial.arms["method"].replace(values=easy)})
+
+    with pytest.raises(DataError, match=r"'method' and 'base' differ in \d+ items, the first of which"):
+        experiment(*RULES)(short)(Settings(), folder=tmp_path / "items", quiet=True)
+
+
+def test_seeds_that_gave_the_same_or_nothing_decide_nothing(tmp_path: Path) -> None:
+    def same(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        return coins(config, seed=0, folder=folder, quiet=quiet)
+
+    summary = experiment(*RULES)(same)(Settings(), folder=tmp_path / "same", quiet=True)
+    assert all(holds(summary)[place] for place in (0, 1, 3))
+    assert [row["seeds"] for row in summary["findings"]] == [1, 1, 1, 5]
+    assert summary["status"] == "runs"
+
+    def mute(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        trial = coins(config, seed=seed, folder=folder, quiet=quiet)
+        none = trial.arms["method"].replace(values=dict.fromkeys(trial.arms["method"].values))
+        return trial if seed < 3 else trial.replace(arms={**trial.arms, "method": none})
+
+    summary = experiment(*RULES)(mute)(Settings(), folder=tmp_path / "mute", quiet=True)
+    assert summary["findings"][0]["holds"]
+    assert (summary["findings"][0]["seeds"], summary["status"]) == (3, "runs")
+
+
+def test_trials_of_another_experiment_are_not_taken(tmp_path: Path) -> None:
+    run(Settings(), folder=tmp_path / "run", quiet=True)
+    later = experiment(*RULES[:3], within("signal", 0.95))
+    with pytest.raises(ResumeError, match=r"seed-0/trial\.json is a trial of another experiment"):
+        later(coins)(Settings(), folder=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_folder_whose_run_is_not_known_is_not_taken(tmp_path: Path) -> None:
+    run(Settings(seeds=1), folder=tmp_path / "run", quiet=True)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for resume in (True, False):
+        with pytest.raises(ResumeError, match="its database knows no run 'moved'"):
+            run(Settings(seeds=1, effect=0.0), folder=tmp_path / "moved", resume=resume, quiet=True)
+
+
+def test_the_commit_is_that_of_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from docendo.evals.experiments import _experiment, result
+    from docendo.registry import Recipe
+
+    def breaking(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        if seed == 1 and _experiment.commit() == "one":
+            raise KeyboardInterrupt
+        return coins(config, seed=seed, folder=folder, quiet=quiet)
+
+    broken = experiment(*RULES)(breaking)
+    monkeypatch.setattr(_experiment, "commit", lambda: "one")
+    with pytest.raises(KeyboardInterrupt):
+        broken(Settings(seeds=2), folder=tmp_path / "run", quiet=True)
+    monkeypatch.setattr(_experiment, "commit", lambda: "two")
+    summary = broken(Settings(seeds=2), folder=tmp_path / "run", resume=True, quiet=True)
+    assert summary["commits"] == ["one", "two"]
+    texts = dict.fromkeys(("id", "title", "room", "paper", "claim", "cost"), "x")
+    card = Recipe(**texts, config=Settings, function=broken)
+    assert result(card, "tiny", summary)["commit"] == "one, two"
+    assert result(card, "tiny", {})["seed"] is None, "a recipe's summary may say nothing"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", [1]])
@@ -164,6 +250,35 @@ def test_scores_need_items_and_sane_costs() -> None:
         Scores(values={"a": 1}, spent={"tokens": -1})
     assert Scores(values={"a": None, "b": True}).mean == 1.0
     assert math.isnan(Scores(values={"a": None}).mean)
+    with pytest.raises(DataError, match="the id of an item is 3; expected text"):
+        Scores(values={3: True})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("fact", [math.inf, "0.5", None, True])
+def test_a_fact_is_a_number_or_nan(fact: Any) -> None:
+    with pytest.raises(DataError, match="the fact 'f' is"):
+        Trial(arms={"a": Scores(values={"x": 1})}, facts={"f": fact})
+    with pytest.raises(DataError, match=r"the arm 'a' is 0\.5; expected Scores"):
+        Trial(arms={"a": 0.5})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("id", ["scores", "trial", "record", "path", "my-method-2"])
+def test_a_new_recipe_runs_whatever_it_is_called(
+    id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    path = tmp_path / "new.py"
+    path.write_text(new_recipe(id))
+    load_file(path, prefix="own_recipe")
+    (made,) = registry._registered.values()
+    config = made.configure({"items": 5, "seeds": 1})
+    assert made.run(config, folder=tmp_path / "run", quiet=True)["status"] == "runs"
+
+
+@pytest.mark.parametrize("id", ["import", "lambda", "np", "Two", "2-methods", "a--b"])
+def test_a_new_recipe_has_a_name(id: str) -> None:
+    with pytest.raises(ConfigError, match="the recipe id is"):
+        new_recipe(id)
 
 
 def test_a_trial_survives_its_storage() -> None:
