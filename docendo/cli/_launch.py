@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 import time
@@ -14,8 +13,9 @@ from typing import Any
 
 from docendo.cli._eval import run_folder
 from docendo.errors import ConfigError, ResumeError
+from docendo.loading import load_file
 from docendo.records import Record
-from docendo.registry import Scale
+from docendo.registry import Recipe, Scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def start(
     database: str | Path | None = None,
     parent: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Runs it into `folder/name` and returns the summary.
+    """Runs it into `folder/name` and returns the summary. What is printed meanwhile goes to stderr.
 
     Raises:
         ConfigError: if a value cannot be used.
@@ -129,7 +129,7 @@ def start(
             f"the run was started in {launch.cwd}, which is gone",
             remedy="make it again, or start the run anew with docendo run",
         )
-    with contextlib.chdir(launch.cwd):
+    with contextlib.chdir(launch.cwd), contextlib.redirect_stdout(sys.stderr):
         if launch.recipe:
             where = folder / (name or Path(launch.what).stem)
             return _recipe(launch, where, resume=resume, database=database, parent=parent)
@@ -145,8 +145,8 @@ def _recipe(
     if database is not None:
         raise ConfigError("--database is for graphs", remedy="a recipe keeps its database in its folder")
     recipe = get_recipe(launch.what)
-    sizes = {"train": launch.limit, "test": launch.limit} if launch.limit is not None else {}
-    config = recipe.configure({"seed": launch.seed, **sizes, **launch.settings}, scale=launch.scale)
+    settings = {"seed": launch.seed, **_sizes(recipe, launch.limit), **launch.settings}
+    config = recipe.configure(settings, scale=launch.scale)
     origin: dict[str, Any] = {"folder": str(folder), "launch": launch.to_json()}
     if parent is not None:
         path = Path(parent)
@@ -158,6 +158,20 @@ def _recipe(
             origin["parent"] = {"run": path.name, "database": older.label}
     with launched(folder.name, origin):
         return recipe.run(config, folder=_relative(folder), resume=resume)
+
+
+def _sizes(recipe: Recipe, limit: int | None) -> dict[str, int]:
+    """What `--limit` sets of a recipe."""
+    if limit is None:
+        return {}
+    known = recipe.config.__dataclass_fields__
+    sizes = {name: limit for name in ("train", "test") if name in known}
+    if not sizes:
+        raise ConfigError(
+            f"recipe {recipe.id!r} has no train or test items that --limit could be of",
+            remedy=f"size it with --set; it has {', '.join(known)}",
+        )
+    return sizes
 
 
 def _graph(
@@ -206,22 +220,14 @@ def load_graph(what: str) -> Any:
     """Imports the graph `FILE.py:NAME`; NAME may also be a function that returns the graph.
 
     Raises:
-        ConfigError: if the file or the name is missing.
+        ConfigError: if the file or the name is missing, or the file fails.
     """
     path, _, attribute = what.rpartition(":")
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no file {path!r}", expected="FILE.py:NAME of a compiled graph")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file", expected="FILE.py:NAME of a compiled graph")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    expected = "FILE.py:NAME of a compiled graph"
+    module = load_file(path, prefix="own_graph", expected=expected)
     graph = getattr(module, attribute, None)
     if callable(graph) and not hasattr(graph, "ainvoke"):
         graph = graph()
     if not hasattr(graph, "ainvoke"):
-        raise ConfigError(
-            f"{path} has no compiled graph {attribute!r}", expected="FILE.py:NAME of a compiled graph"
-        )
+        raise ConfigError(f"{path} has no compiled graph {attribute!r}", expected=expected)
     return graph

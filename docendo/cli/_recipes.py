@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -31,8 +31,11 @@ def list_recipes(
 
     Example: docendo recipes list
     """
+    from docendo.errors import ConfigError
     from docendo.registry import recipes
 
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}", expected="1 or more")
     cards = [each.card() for each in recipes()][:limit]
     if json_:
         print(json.dumps(cards, indent=2))
@@ -57,8 +60,12 @@ def show(
     found = get_recipe(recipe)
     config = found.config()
     settings = {f.name: config.to_json()[f.name] for f in dataclasses.fields(config)}
+    scales = {
+        scale: {name: found.configure({}, scale=cast("Scale", scale)).to_json()[name] for name in changes}
+        for scale, changes in found.scales.items()
+    }
     if json_:
-        facts = {**found.card(), "settings": settings, "scales": found.scales, "results": found.results()}
+        facts = {**found.card(), "settings": settings, "scales": scales, "results": found.results()}
         print(json.dumps(facts, indent=2))
         return
     for name, value in found.card().items():
@@ -67,7 +74,7 @@ def show(
     print("settings")
     for name, value in settings.items():
         print(f"  {name} = {json.dumps(value)}")
-    for scale, changes in found.scales.items():
+    for scale, changes in scales.items():
         print(f"scale {scale}: {', '.join(f'{key} = {json.dumps(value)}' for key, value in changes.items())}")
     for scale, stored in found.results().items():
         print(f"result at scale {scale}, {stored['date']}, commit {stored['commit']}")
@@ -87,7 +94,7 @@ def run(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Run recipes one after the other; writes runs/ID-SCALE for each.
+    """Run recipes one after the other; writes runs/ID-SCALE for each (and -seed-SEED, if it is not 0).
 
     What has finished stays, so that an interrupted call goes on with --resume. A recipe whose claim does not
     hold has run like any other; the exit code is 1 only if one could not be run.
@@ -98,11 +105,16 @@ def run(
     docendo recipes run teach-and-distill --scale laptop --record evals/results
     """
     from docendo.errors import ConfigError, DocendoError
+    from docendo.files import require_writable
     from docendo.progress import say
-    from docendo.registry import get_recipe, recipes
+    from docendo.registry import Scale, get_recipe, recipes
 
     if every == bool(ids):
         raise ConfigError("which recipes is not clear", expected="their ids, or --all")
+    if scale not in get_args(Scale):
+        raise ConfigError(f"--scale is {scale!r}", expected=f"one of {', '.join(get_args(Scale))}")
+    if record is not None:
+        require_writable(record)
     chosen = list(zip(ids, map(get_recipe, ids), strict=True)) if ids else [(r.id, r) for r in recipes()]
     rows = []
     for what, each in chosen:
@@ -132,9 +144,14 @@ def _once(
 ) -> dict[str, Any]:
     """Runs a recipe and stores its result, if a folder is given."""
     from docendo.cli._launch import Launch, start
+    from docendo.errors import ResumeError
     from docendo.evals import experiments
 
-    name = f"{recipe.id}-{scale}"
+    name = f"{recipe.id}-{scale}" + (f"-seed-{seed}" if seed else "")
+    if not resume and Path("runs", name).exists():
+        raise ResumeError(
+            f"runs/{name} exists", remedy="add --resume to go on with it, or remove that folder"
+        )
     summary = start(Launch(what=what, seed=seed, scale=scale), name=name, resume=resume)
     stored = experiments.result(recipe, scale, summary)
     row = {"outcome": stored["status"], "folder": f"runs/{name}"}
