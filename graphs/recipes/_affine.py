@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +29,7 @@ TRAIN, DEV, TEST = 1200, 164, 400
 LESSON, ANSWER = 6, 4
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """A rule and two inputs.
 
     Attributes:
@@ -69,8 +67,7 @@ class Context:
         return [x for x in range(P) if x not in (self.x1, self.x2)]
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """The contexts of one seed, by text disjoint: a problem shows its context whole.
 
     Attributes:

@@ -23,12 +23,15 @@ from typing import Any
 import numpy as np
 
 from docendo.agents import Agent, Engine, Verifier
+from docendo.checks import check_count
 from docendo.distill import PretrainConfig, TrainConfig, pairs_dataset, train, train_dpo
 from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown
 from docendo.graphs import learning_by_teaching, run
 from docendo.graphs.recipes._affine import (
     ANSWER,
+    DEV,
     LESSON,
+    TEST,
     LastDigit,
     SameRule,
     World,
@@ -77,10 +80,10 @@ class TaughtPreferences(Record):
     seeds: int = 5
 
     def __post_init__(self) -> None:
-        """Takes the models' settings as JSON, too."""
-        for name, kind in (("teacher", PretrainConfig), ("student", PretrainConfig), ("dpo", TrainConfig)):
-            if isinstance(getattr(self, name), dict):
-                object.__setattr__(self, name, kind(**getattr(self, name)))
+        """Checks the sizes: a world has no more problems."""
+        check_count("taught", self.taught, 1, 2 * DEV)
+        check_count("problems", self.problems, 1, TEST)
+        check_count("rationales", self.rationales, 1)
 
 
 @recipe(
@@ -104,8 +107,8 @@ class TaughtPreferences(Record):
     },
 )
 @experiment(
-    gain("correct and taught (M2)", over="correct"),
-    gain("correct and taught (M2)", over="teaching scores shuffled"),
+    gain("correct and taught (M2)", over="correct", equal="pairs"),
+    gain("correct and taught (M2)", over="teaching scores shuffled", equal="pairs"),
     no_gain("teaching scores shuffled", over="correct"),
     shown("correct and taught (M2)", over="untrained"),
     shown("correct", over="untrained"),
@@ -158,7 +161,7 @@ def taught_preferences(config: TaughtPreferences, *, seed: int, folder: Path, qu
                     item.id: fmean(scorer.score(item, text).correct for text in row)
                     for item, row in zip(items, texts, strict=True)
                 },
-                spent={"pairs" if name != "untrained" else "none": count},
+                spent={"pairs": count} if name != "untrained" else {},
             )
             for name, texts in said.items()
         },

@@ -24,12 +24,14 @@ from typing import NamedTuple
 import numpy as np
 
 from docendo.agents import Agent, Engine, Verifier
+from docendo.checks import check_count
 from docendo.distill import PretrainConfig
 from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown, within
 from docendo.graphs import choose, learning_by_teaching, run, teaching_measures
 from docendo.graphs.recipes._affine import (
     ANSWER,
     LESSON,
+    TEST,
     LastDigit,
     SameRule,
     World,
@@ -83,10 +85,9 @@ class TeachingScores(Record):
     seeds: int = 5
 
     def __post_init__(self) -> None:
-        """Takes the models' settings as JSON, too."""
-        for name in ("teacher", "student"):
-            if isinstance(getattr(self, name), dict):
-                object.__setattr__(self, name, PretrainConfig(**getattr(self, name)))
+        """Checks the sizes: a world has no more problems."""
+        check_count("problems", self.problems, 1, TEST)
+        check_count("rationales", self.rationales, 1)
 
 
 @recipe(
