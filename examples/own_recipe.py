@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docendo import Engine, SamplingParams, Student, evals
-from docendo.evals import Scores, Trial, experiment, gain, no_gain
+from docendo.evals import Scores, Trial, experiment, gain
 from docendo.records import Record
 from docendo.registry import recipe
 
@@ -47,7 +47,6 @@ class SolvedExamples(Record):
 @experiment(
     gain("examples", over="none"),
     gain("examples", over="examples, answers exchanged"),
-    no_gain("examples, answers exchanged", over="examples"),
 )
 def solved_examples(config: SolvedExamples, *, seed: int, folder: Path, quiet: bool) -> Trial:
     """Asks the same questions in three ways."""

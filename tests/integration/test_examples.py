@@ -168,7 +168,7 @@ def test_a_recipe_of_ones_own_runs(guessing_model_dir: Path, tmp_path: Path) -> 
     config = recipe.configure({"model": str(guessing_model_dir)}, scale="tiny")
     summary = recipe.function(config, folder=tmp_path / "run", resume=False, quiet=True)
     assert list(summary["arms"]) == ["none", "examples", "examples, answers exchanged"]
-    assert [row["role"] for row in summary["findings"]] == ["claim", "claim", "control"]
+    assert [row["role"] for row in summary["findings"]] == ["claim", "claim"]
 
 
 def test_a_hosted_teacher_teaches_a_local_student(
