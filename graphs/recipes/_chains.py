@@ -40,7 +40,7 @@ PARTS, LONG = 3, 3
 #: Characters of a whole solution (a digit that begins a chain within a question is written again), and of
 #: what the orchestrator writes in the end.
 LENGTH = PARTS * (LONG + 1) - 1
-LAST: Mapping[Kind, int] = {"parts": 1 + PARTS, "steps": LENGTH - PARTS * LONG}
+LAST: Mapping[Kind, int] = {"parts": 1 + PARTS, "steps": LONG}
 
 
 def values(chain: str) -> str:
@@ -89,6 +89,16 @@ def runs(kind: Kind, question: str) -> list[str]:
     return [question[1 + LONG * part :][:LONG] for part in range(PARTS)]
 
 
+def rest(start: str, question: str) -> str:
+    """The last two steps, after one that changes nothing: as long as a part.
+
+    Example:
+        >>> rest("3", "0abcabcabchi")
+        '3ahi'
+    """
+    return f"{start}a{question[1 + PARTS * LONG :]}"
+
+
 def _split(steps: str) -> Split:
     """A run of steps is for testing, for choosing settings, or for training, wherever it occurs."""
     return ("test", "dev", "train", "train", "train")[int(digest("chain", steps)[:8], 16) % 5]
@@ -106,7 +116,7 @@ def question(kind: Kind, draw: random.Random, split: Split) -> str:
     runs = [_steps(draw, LONG, split) for _ in range(PARTS)]
     if kind == "parts":
         return "".join(f"{draw.randrange(MODULUS)}{steps}" for steps in runs)
-    return f"{draw.randrange(MODULUS)}{''.join(runs)}{_steps(draw, LAST['steps'], split)}"
+    return f"{draw.randrange(MODULUS)}{''.join(runs)}{_steps(draw, LENGTH - PARTS * LONG, split)}"
 
 
 def items(kind: Kind, count: int, seed: int, split: Split = "test") -> list[Item]:
@@ -142,8 +152,8 @@ def _whole(kind: Kind, text: str, draw: random.Random) -> tuple[str, str]:
 
 
 def _beside(kind: Kind, text: str, draw: random.Random) -> tuple[str, str]:
-    """A whole question beside its own last answer, or beside this and those of two others."""
-    digits = answer(kind, values(text)) * draw.choice((1, PARTS))
+    """A whole question beside three answers, each right more often than not."""
+    digits = answer(kind, values(text)) * PARTS
     heard = "".join(d if draw.random() < 0.6 else str(draw.randrange(MODULUS)) for d in digits)
     return f"{text}>{heard}=", values(text)
 
@@ -159,7 +169,7 @@ def _last(kind: Kind, text: str, draw: random.Random) -> tuple[str, str]:
     ends = "".join(str(draw.randrange(MODULUS)) for _ in range(PARTS))
     if kind == "parts":
         return f">{ends}=", f">{ends}"
-    chain = f"{ends[0]}{text[1 + PARTS * LONG :]}"
+    chain = rest(ends[0], text)
     return f"{chain}=", values(chain)
 
 
@@ -184,7 +194,9 @@ class Solver(Member):
     ) -> tuple[Message, ...]:
         """Exactly what the model was trained on."""
         kind: Kind = item.metadata["kind"]
-        answers = "".join(answer(kind, text) for text in (said, *(text for _, text in heard)))
+        texts = [said, *(text for _, text in heard)]
+        # Who hears nobody has its own answer three times: the model knows three answers.
+        answers = "".join(answer(kind, text) for text in (texts if heard else texts * PARTS))
         if not task:
             prompt = f"{item.question}>{answers}=" if answers else f"{item.question}="
         else:
@@ -223,10 +235,8 @@ class Chief(Orchestrator):
     ) -> tuple[Message, ...]:
         """The three ends to repeat, or the last steps from the last end."""
         _, ends = self._believed(item, members, reports)
-        if item.metadata["kind"] == "parts":
-            prompt = f">{''.join(ends)}"
-        else:
-            prompt = f"{ends[-1]}{item.question[1 + PARTS * LONG :]}"
+        parts = item.metadata["kind"] == "parts"
+        prompt = f">{''.join(ends)}" if parts else rest(ends[-1], item.question)
         return ({"role": "user", "content": f"{prompt}="},)
 
     def _believed(

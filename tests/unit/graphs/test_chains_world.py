@@ -57,7 +57,7 @@ def test_rows_are_right() -> None:
         forms[len(completion)] += 1
         said = prompt.removesuffix("=")
         assert completion == (said if said.startswith(">") else chains.values(said.partition(">")[0]))
-    assert set(forms) == {2, 3, 4, 11}
+    assert set(forms) == {3, 4, 11}
 
 
 def test_a_part_begins_where_the_one_before_ended_by_most_reports() -> None:
