@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -89,6 +90,7 @@ def _run(
     with Database.open(folder / DATABASE) as database:
         runs = RunStore(database)
         _require_no_strays(folder, runs)
+        work.require_own(folder)
         with runs.running(folder.name, settings, resume=resume):
             write_json(folder / "config.json", settings)
             kept: list[_Kept] = []
@@ -139,7 +141,7 @@ class _Work:
         """A trial from what is stored, if it has finished; else it is run."""
         path = folder / "trial.json"
         if resume and path.is_file():
-            found = self._read(path)
+            found = _read(path)
             check_trial(self.rules, found.trial, first)
             return found
         _make(folder)
@@ -151,18 +153,28 @@ class _Work:
         write_json(path, {"experiment": self.identity, **stored})
         return _Kept(trial, took, self.commit)
 
-    def _read(self, path: Path) -> _Kept:
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            found = _Kept(Trial.from_json(stored["trial"]), float(stored["seconds"]), stored.get("commit"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
-            raise IntegrityError(f"{path} is damaged; remove it and resume: its trial runs again") from error
-        if stored.get("experiment", self.identity) != self.identity:
-            raise ResumeError(
-                f"{path} is a trial of another experiment, or was made for other rules",
-                remedy="choose another folder, or remove this one",
-            )
-        return found
+    def require_own(self, folder: Path) -> None:
+        """Refuses a folder with trials of another experiment, before anything is said of its run.
+
+        Raises:
+            ResumeError: naming the trial.
+        """
+        for path in sorted(folder.glob("seed-*/trial.json")):
+            with suppress(OSError, ValueError, AttributeError):  # what is damaged is said of when it is read
+                stored = json.loads(path.read_text(encoding="utf-8"))
+                if stored.get("experiment", self.identity) != self.identity:
+                    raise ResumeError(
+                        f"{path} is a trial of another experiment, or was made for other rules",
+                        remedy="choose another folder, or remove this one",
+                    )
+
+
+def _read(path: Path) -> _Kept:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return _Kept(Trial.from_json(stored["trial"]), float(stored["seconds"]), stored.get("commit"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        raise IntegrityError(f"{path} is damaged; remove it and resume: its trial runs again") from error
 
 
 def _make(folder: Path) -> None:

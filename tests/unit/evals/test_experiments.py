@@ -16,6 +16,7 @@ from docendo.errors import ConfigError, DataError, IntegrityError, ResumeError
 from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown, within
 from docendo.evals.experiments import new_recipe, text
 from docendo.loading import load_file
+from docendo.memory import RunStore
 from docendo.records import Record
 
 
@@ -205,6 +206,8 @@ def test_trials_of_another_experiment_are_not_taken(tmp_path: Path) -> None:
     later = experiment(*RULES[:3], within("signal", 0.95))
     with pytest.raises(ResumeError, match=r"seed-0/trial\.json is a trial of another experiment"):
         later(coins)(Settings(), folder=tmp_path / "run", resume=True, quiet=True)
+    with RunStore.open(tmp_path / "run" / "docendo.db") as runs:
+        assert runs.get("run").status == "finished", "what is refused leaves the run as it was"
 
 
 def test_a_folder_whose_run_is_not_known_is_not_taken(tmp_path: Path) -> None:
