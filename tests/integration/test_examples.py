@@ -143,6 +143,34 @@ def test_what_the_pages_say_of_memory_runs(
     assert "ok" in capsys.readouterr().out
 
 
+def test_what_the_page_says_of_teaching_runs(
+    guessing_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/teaching.md").read_text(), flags=re.DOTALL
+    )
+    changes = {
+        "smollm2-135m-instruct": str(guessing_model_dir),
+        "reasoning_gym:gsm_symbolic": "reasoning_gym:chain_sum",
+        "train=200, test=50": "train=16, test=2, max_terms=2, max_digits=1",
+        "least=0.6": "least=-1.0",
+        "read=evals.read_answer,": "read=evals.read_answer,\n    grade=0.5,",
+    }
+    for shown, here in changes.items():
+        assert shown in first
+        first = first.replace(shown, here)
+    scope: dict[str, Any] = {}
+    exec(compile(first, "teaching.md", "exec"), scope)
+    with closing(scope["engine"]):
+        assert "/2, 95 % interval" in capsys.readouterr().out
+        exec(compile(second, "teaching.md", "exec"), scope)
+    assert len(scope["pairs"])
+
+
 def test_an_agent_of_ones_own_is_compared(
     guessing_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
