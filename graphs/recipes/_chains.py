@@ -68,7 +68,7 @@ def answer(kind: Kind, text: str) -> str:
         '1'
     """
     if kind == "parts" and len(text) > LONG:
-        return text[1:] if text.startswith(">") else text[LONG - 1 :: LONG + 1]
+        return text[1 : 1 + PARTS] if text.startswith(">") else text[LONG - 1 :: LONG + 1]
     return text[-1:]
 
 

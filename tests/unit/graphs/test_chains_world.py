@@ -33,6 +33,12 @@ def test_a_right_solution_has_the_gold_answer_and_its_length(kind: chains.Kind) 
         assert not chains.Ending().score(item, wrong).correct
 
 
+def test_whatever_is_written_an_answer_is_no_longer_than_one() -> None:
+    for text in ("", ">", ">3", ">341234567a", "0" * chains.LENGTH, ">" * chains.LENGTH):
+        assert len(chains.answer("parts", text)) <= chains.PARTS
+        assert len(chains.answer("steps", text)) <= 1
+
+
 def test_no_part_of_a_test_or_dev_question_is_learnt() -> None:
     learnt = {prompt[:-1].partition(">")[0] for prompt, _ in chains.rows(np.random.default_rng(0), 3000)}
     runs = {
