@@ -11,12 +11,18 @@ other questions, one sample is right about `aim` of the time, so that there is r
 baseline is the strongest simple use of the tokens by one agent: a vote over its samples. Control: the same
 team, whose messages are those about another question.
 
+Read with care: all roles are one model, so a team's gain is that of dividing the work, a vote on each part
+among it, and not of different minds. And the model knows questions beside the answers of others as well as
+plain ones only without sampling: at this temperature it errs more beside them, so this world says little of
+debate (decentralized, revising).
+
 Claim: at equal generated tokens a centralized team answers more questions in parts than one agent's vote;
 with the messages of other questions it does not.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +44,9 @@ from docendo.evals import (
     graph_worth,
     no_gain,
     shown,
+    within,
 )
+from docendo.files import write_json
 from docendo.graphs.recipes import _chains as chains
 from docendo.graphs.topologies import Crossed, team
 from docendo.memory import Database
@@ -51,9 +59,9 @@ if TYPE_CHECKING:
 
 #: Samples in the single agent's vote; every topology turns as many tokens into rounds and members.
 VOTES = 6
-#: Share of right endings in every form at which training stops: errors are then those of sampling.
-_ABLE = 0.95
-TEMPERATURES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+#: The share of right endings that the model has in every form before it is used, without sampling.
+_KNOWN = "least share known in any form"
+TEMPERATURES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 CROSSED = "centralized, messages of other questions"
 TEAMS = ("independent", "centralized", "centralized, one round", "decentralized", "hybrid")
 
@@ -64,17 +72,17 @@ class Topologies(Record):
 
     Attributes:
         questions: Test questions of each task and seed.
-        dev: Other questions, for when to stop training and for the temperature.
+        dev: Other questions, for the temperature.
         aim: Share of right answers of one sample that the temperature is set for.
         hidden: Width of the model.
-        steps: Most training steps.
+        steps: Training steps, a multiple of 50.
         seed: First seed.
         seeds: Number of seeds.
     """
 
     questions: int = 80
     dev: int = 80
-    aim: float = 0.45
+    aim: float = 0.25
     hidden: int = 64
     steps: int = 1200
     seed: int = 0
@@ -90,13 +98,14 @@ class Topologies(Record):
         "with the messages of other questions it does not."
     ),
     config=Topologies,
-    cost="2 minutes a seed on one core",
+    cost="4 minutes a seed on one core",
     scales={"tiny": {"questions": 3, "dev": 10, "hidden": 32, "steps": 50, "seeds": 2}},
 )
 @experiment(
     gain("parts: centralized", over="parts: vote", equal="generated tokens"),
     no_gain(f"parts: {CROSSED}", over="parts: vote"),
     no_gain(f"steps: {CROSSED}", over="steps: vote"),
+    within(_KNOWN, 0.9),
     shown("steps: centralized", over="steps: vote"),
     *(
         shown(f"{kind}: {arm}", over=f"{kind}: vote")
@@ -107,9 +116,9 @@ class Topologies(Record):
 )
 def topologies(config: Topologies, *, seed: int, folder: Path, quiet: bool) -> Trial:
     """One seed: a model is trained, and every topology answers the same questions of both tasks."""
-    model = _model(config, seed, folder, quiet)
+    model, known = _model(config, seed, folder, quiet)
     arms: dict[str, Scores] = {}
-    facts: dict[str, float] = {}
+    facts: dict[str, float] = {_KNOWN: known}
     with Engine.load(model) as engine, Database.open(":memory:") as database:
         for kind in chains.KINDS:
             temperature = _temperature(engine, kind, config, seed)
@@ -136,21 +145,28 @@ def topologies(config: Topologies, *, seed: int, folder: Path, quiet: bool) -> T
     return Trial(arms=arms, facts=facts)
 
 
-def _model(config: Topologies, seed: int, folder: Path, quiet: bool) -> Path:
-    """The model of a seed, trained until it does well in every form of both tasks on dev questions."""
-    output = folder / "model"
-    if output.is_dir():
-        return output
+def _model(config: Topologies, seed: int, folder: Path, quiet: bool) -> tuple[Path, float]:
+    """The model of a seed, and the least share of right endings that it has in any form on dev questions.
+
+    It is trained to the end of its schedule: what it has only just learnt would suffer most from sampling.
+    """
+    output, known = folder / "model", folder / "known.json"
+    if output.is_dir() and known.is_file():
+        return output, float(json.loads(known.read_text()))
     drills = [
         group
         for kind in chains.KINDS
         for group in chains.drills(
-            kind, [i.public.question for i in chains.items(kind, config.dev, seed, "dev")]
+            kind, [item.public.question for item in chains.items(kind, config.dev, seed, "dev")]
         )
     ]
+    least = math.nan
 
-    def able(sample: Sampler, step: int) -> bool:
-        return all(_right(sample, group) >= _ABLE for group in drills)
+    def look(sample: Sampler, step: int) -> bool:
+        nonlocal least
+        if step == config.steps:
+            least = min(_right(sample, group) for group in drills)
+        return False
 
     settings = PretrainConfig(
         hidden=config.hidden,
@@ -162,9 +178,9 @@ def _model(config: Topologies, seed: int, folder: Path, quiet: bool) -> Path:
         every=50,
         seed=seed,
     )
-    return pretrain(
-        chains.rows, alphabet=chains.ALPHABET, output=output, config=settings, stop=able, quiet=quiet
-    )
+    pretrain(chains.rows, alphabet=chains.ALPHABET, output=output, config=settings, stop=look, quiet=quiet)
+    write_json(known, least)
+    return output, least
 
 
 def _right(sample: Sampler, rows: Sequence[tuple[str, str]]) -> float:
