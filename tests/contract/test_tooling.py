@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("agents", "distill", "evals", "graphs", "memory")
 MEMORY = ("board", "memories", "requests", "runs", "storage")
-EVALS = ("items", "statistics", "metrics", "harness", "comparison", "experiments", "interop", "reports")
+EVALS = (
+    "items",
+    "statistics",
+    "metrics",
+    "harness",
+    "comparison",
+    "experiments",
+    "interop",
+    "reports",
+    "search",
+)
 DISTILL = ("adapters", "datasets", "objectives", "rounds", "selectors", "training")
 
 pytestmark = [

@@ -428,8 +428,8 @@ def test_a_tutoring_run_is_measured_from_its_traces_and_board(tmp_path):
         heard = item_efforts(traces, run.outcomes, posts=posts)
         usage = run.usage()
     hard, easy = ({one.item: one for one in plain}[item.id] for item in items)
-    # Attempt, hint, attempt, demonstration; the tutor answers to the attempt.
-    assert (hard.turns, hard.messages, hard.agents) == (4, 1, ("student", "teacher", "tutor"))
+    # Attempt, hint, attempt, demonstration; the tutor answers to the attempt, the second one to the hint.
+    assert (hard.turns, hard.messages, hard.agents) == (4, 2, ("student", "teacher", "tutor"))
     assert (easy.turns, easy.messages) == (1, 0)
     # Over the board the second attempt hears the hint, and the demonstration follows the attempt.
     assert [one.messages for one in heard if one.item == items[0].id] == [3]
