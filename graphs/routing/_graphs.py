@@ -14,7 +14,7 @@ from docendo.graphs._nodes import finish, node, require_agents
 from docendo.graphs.routing._gate import Gate, LargeBudget, made_gate
 from docendo.graphs.routing._router import Router
 from docendo.graphs.routing._switch import Switch
-from docendo.graphs.routing._uncertainty import LogprobUncertainty, Uncertainty
+from docendo.graphs.routing._uncertainty import LogprobUncertainty, SmallTurn, Uncertainty
 from docendo.hashing import digest
 from docendo.records import Message
 
@@ -76,7 +76,8 @@ class _Nodes:
         item = state["item"]
         turn = Turn((state["answer"],), (state["small_trace"],))
         messages = self._messages(self.small, state, context)
-        need = await self.uncertainty.measure(context, item, self.small, messages, turn)
+        said = SmallTurn(item=item, small=self.small, messages=messages, turn=turn)
+        need = await self.uncertainty.measure(context, said)
         return self._decided(state, context, need)
 
     async def large_answers(self, state: RoutingState, context: RunContext) -> dict[str, Any]:

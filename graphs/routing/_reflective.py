@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from docendo.agents import Agent, RunContext, Turn
+from docendo.agents import Agent, RunContext
 from docendo.errors import ConfigError, DataError, LeakError
 from docendo.graphs._run import Run
+from docendo.graphs.routing._uncertainty import SmallTurn
 from docendo.hashing import derive_seed
 from docendo.records import Item, Message
 
@@ -31,29 +32,19 @@ class CheckedSteps:
             raise ConfigError(f"check is {check!r}", expected="a function of item, written text and step")
         self.check = check
 
-    async def measure(
-        self,
-        context: RunContext,
-        item: str,
-        small: Agent,
-        messages: Sequence[Message],
-        turn: Turn,
-        *,
-        written: str = "",
-        step: int = 0,
-    ) -> float:
+    async def measure(self, context: RunContext, said: SmallTurn) -> float:
         """1 if the step is wrong, else 0.
 
         Raises:
             LeakError: if the item is not one for training.
         """
-        whole = context.item(item)
+        whole = context.item(said.item)
         if whole.public.split != "train":
             raise LeakError(
-                f"item {item!r} is of the split {whole.public.split!r} and its steps were to be checked",
+                f"item {said.item!r} is of the split {whole.public.split!r} and its steps were to be checked",
                 expected="training items, because the check may know the answer",
             )
-        return 0.0 if self.check(whole, written, turn.text) else 1.0
+        return 0.0 if self.check(whole, said.written, said.turn.text) else 1.0
 
     def describe(self) -> dict[str, Any]:
         """The examiner as JSON."""

@@ -14,7 +14,7 @@ from docendo.errors import ConfigError
 from docendo.graphs._nodes import finish, node, require_agents
 from docendo.graphs.routing._gate import Gate, LargeBudget, made_gate
 from docendo.graphs.routing._switch import Switch
-from docendo.graphs.routing._uncertainty import LogprobUncertainty, Uncertainty
+from docendo.graphs.routing._uncertainty import LogprobUncertainty, SmallTurn, Uncertainty
 
 
 class SwitchingState(TypedDict, total=False):
@@ -67,7 +67,8 @@ class _Nodes:
         messages = self.small.messages(context.public(item), steps=written)
         turn = Turn((state["text"],), (state["proposed"],))
         need = await self.uncertainty.measure(
-            context, item, self.small, messages, turn, written=written, step=step
+            context,
+            SmallTurn(item=item, small=self.small, messages=messages, turn=turn, written=written, step=step),
         )
         large = self.gate.open(context, item, need, step=step)
         found = {"needs": [*state.get("needs", []), need], "large": large}
@@ -151,8 +152,8 @@ def switching(
         >>> small = Agent(ScriptedEngine(["3", "9"]), prompt="{question} {steps}")
         >>> large = Agent(ScriptedEngine(["6"]), role="expert", prompt="{question} {steps}")
         >>> class Doubt:
-        ...     async def measure(self, context, item, small, messages, turn, *, written="", step=0):
-        ...         return float(turn.text == "9")
+        ...     async def measure(self, context, said):
+        ...         return float(said.turn.text == "9")
         ...     def describe(self):
         ...         return {}
         >>> graph = switching(small=small, large=large, uncertainty=Doubt(), switch=0.5, steps=2,

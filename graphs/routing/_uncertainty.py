@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 from docendo.agents import Agent, RunContext, Turn
@@ -16,31 +17,32 @@ from docendo.records import Message
 Pool = Literal["product", "mean", "least"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallTurn:
+    """What the small model has said, and where: an answer, or a step of one.
+
+    Attributes:
+        item: Id of the item.
+        small: The small model's agent.
+        messages: What it was asked.
+        turn: What it said.
+        written: The steps before this one, in a graph of steps.
+        step: Number of the step.
+    """
+
+    item: str
+    small: Agent
+    messages: Sequence[Message]
+    turn: Turn
+    written: str = ""
+    step: int = 0
+
+
 class Uncertainty(Protocol):
     """Says how uncertain an answer is that the small model has given."""
 
-    async def measure(
-        self,
-        context: RunContext,
-        item: str,
-        small: Agent,
-        messages: Sequence[Message],
-        turn: Turn,
-        *,
-        written: str = "",
-        step: int = 0,
-    ) -> float:
-        """A number from 0, certain, to 1.
-
-        Args:
-            context: The run.
-            item: Id of the item.
-            small: The small model's agent.
-            messages: What it was asked.
-            turn: What it said.
-            written: The steps before this one, in a graph of steps.
-            step: Number of the step.
-        """
+    async def measure(self, context: RunContext, said: SmallTurn) -> float:
+        """A number from 0, certain, to 1."""
 
     def describe(self) -> dict[str, Any]:
         """The measure as JSON."""
@@ -60,26 +62,16 @@ class LogprobUncertainty:
             raise ConfigError(f"pool is {pool!r}", expected=f"one of {', '.join(get_args(Pool))}")
         self.pool = pool
 
-    async def measure(
-        self,
-        context: RunContext,
-        item: str,
-        small: Agent,
-        messages: Sequence[Message],
-        turn: Turn,
-        *,
-        written: str = "",
-        step: int = 0,
-    ) -> float:
+    async def measure(self, context: RunContext, said: SmallTurn) -> float:
         """1 minus the probability.
 
         Raises:
             ModelFailure: if the engine gave no log-probabilities.
         """
-        found = context.traces.get(turn.trace).logprobs
+        found = context.traces.get(said.turn.trace).logprobs
         if not found:
             raise ModelFailure(
-                f"the engine {small.engine.name!r} gave no log-probabilities of item {item!r}; "
+                f"the engine {said.small.engine.name!r} gave no log-probabilities of item {said.item!r}; "
                 "use an engine that gives them, or AgreementUncertainty"
             )
         total = math.fsum(found)
@@ -110,24 +102,19 @@ class AgreementUncertainty:
             raise ConfigError(f"temperature is {temperature!r}", expected="more than 0")
         self.samples, self.temperature, self.read = samples, float(temperature), read
 
-    async def measure(
-        self,
-        context: RunContext,
-        item: str,
-        small: Agent,
-        messages: Sequence[Message],
-        turn: Turn,
-        *,
-        written: str = "",
-        step: int = 0,
-    ) -> float:
+    async def measure(self, context: RunContext, said: SmallTurn) -> float:
         """1 minus the share of agreeing samples."""
-        sampling = small.sampling.replace(n=self.samples, temperature=self.temperature)
         others = await context.ask(
-            small, item, messages, node="agreement", step=step, parents=[turn.trace], sampling=sampling
+            said.small,
+            said.item,
+            said.messages,
+            node="agreement",
+            step=said.step,
+            parents=[said.turn.trace],
+            sampling=said.small.sampling.replace(n=self.samples, temperature=self.temperature),
         )
-        said = self.read(turn.text)
-        return 1.0 - sum(self.read(text) == said for text in others.texts) / len(others.texts)
+        answer = self.read(said.turn.text)
+        return 1.0 - sum(self.read(text) == answer for text in others.texts) / len(others.texts)
 
     def describe(self) -> dict[str, Any]:
         """The measure as JSON."""
@@ -157,19 +144,10 @@ class VerifierUncertainty:
             )
         self.verifier = verifier
 
-    async def measure(
-        self,
-        context: RunContext,
-        item: str,
-        small: Agent,
-        messages: Sequence[Message],
-        turn: Turn,
-        *,
-        written: str = "",
-        step: int = 0,
-    ) -> float:
+    async def measure(self, context: RunContext, said: SmallTurn) -> float:
         """1 minus the verdict's value."""
-        return 1.0 - (await self.verifier.grade(context, item, written + turn.text)).value
+        verdict = await self.verifier.grade(context, said.item, said.written + said.turn.text)
+        return 1.0 - verdict.value
 
     def describe(self) -> dict[str, Any]:
         """The measure as JSON."""
@@ -197,19 +175,9 @@ class VerdictUncertainty:
         )
         self.judge, self.right, self.wrong = judge, right, wrong
 
-    async def measure(
-        self,
-        context: RunContext,
-        item: str,
-        small: Agent,
-        messages: Sequence[Message],
-        turn: Turn,
-        *,
-        written: str = "",
-        step: int = 0,
-    ) -> float:
+    async def measure(self, context: RunContext, said: SmallTurn) -> float:
         """P(wrong) / (P(wrong) + P(right))."""
-        asked = self.judge.messages(context.public(item), steps=written + turn.text)
+        asked = self.judge.messages(context.public(said.item), steps=said.written + said.turn.text)
         right, wrong = [
             (await context.score(self.judge, asked, word)).total for word in (self.right, self.wrong)
         ]
@@ -231,19 +199,9 @@ class RandomUncertainty:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    async def measure(
-        self,
-        context: RunContext,
-        item: str,
-        small: Agent,
-        messages: Sequence[Message],
-        turn: Turn,
-        *,
-        written: str = "",
-        step: int = 0,
-    ) -> float:
+    async def measure(self, context: RunContext, said: SmallTurn) -> float:
         """A uniform number made of seed, item and step."""
-        return derive_seed("random uncertainty", self.seed, item, step) / 2**63
+        return derive_seed("random uncertainty", self.seed, said.item, said.step) / 2**63
 
     def describe(self) -> dict[str, Any]:
         """The measure as JSON."""
