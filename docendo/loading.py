@@ -8,6 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from docendo.errors import ConfigError, DocendoError
 from docendo.hashing import digest
@@ -56,6 +57,34 @@ def load_file(path: str | Path, *, prefix: str, expected: str = "a Python file")
             raise
         raise _refusal(file, spec.origin, error) from error
     return module
+
+
+def load_named(what: str, *, prefix: str, expected: str) -> Any:
+    """Loads `FILE.py:NAME`, also a file that another call has loaded: then it is run once.
+
+    Args:
+        what: The file and a name in it.
+        prefix: As for `load_file`.
+        expected: What the user should have named, for the error.
+
+    Raises:
+        ConfigError: as `load_file`, or if the file has no such name.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mine.py"
+        >>> _ = path.write_text("answer = 42")
+        >>> load_named(f"{path}:answer", prefix="own", expected="FILE.py:NAME of a number")
+        42
+    """
+    path, _, name = what.rpartition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no file {path or what!r}", expected=expected)
+    known = sys.modules.get(_module_name(Path(path), prefix))
+    module = known or load_file(path, prefix=prefix, expected=expected)
+    if not hasattr(module, name):
+        raise ConfigError(f"{path} has no {name!r}", expected=expected)
+    return getattr(module, name)
 
 
 def _module_name(file: Path, prefix: str) -> str:

@@ -58,18 +58,20 @@ class _Node(Runnable[Any, dict[str, Any]]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
         """Runs the function to its end."""
-        return blocking(self._run(input))
+        return blocking(self._run(input, _given() or _own()))
 
     async def ainvoke(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Runs the function."""
-        if _given() is None:
-            return await asyncio.to_thread(blocking, self._run(input))
-        return await self._run(input)
+        context = _given()
+        if context is not None:
+            return await self.function(input, context)
+        # A server's event loop must not wait for a database.
+        return await asyncio.to_thread(blocking, self._run(input, _own()))
 
-    async def _run(self, state: Any) -> dict[str, Any]:
-        return await self.function(state, _given() or _own())
+    async def _run(self, state: Any, context: RunContext) -> dict[str, Any]:
+        return await self.function(state, context)
 
 
 def _given() -> RunContext | None:

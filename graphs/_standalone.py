@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ class Contexts:
 
     def __init__(self, items: Iterable[Item], database: Database, *, graph: str, seed: int) -> None:
         self._items, self._database, self._graph, self._seed = tuple(items), database, graph, seed
+        # Each node of a thread asks for it; a context is no more than views of the one database.
+        self.of = lru_cache(maxsize=128)(self._of)
 
-    def of(self, thread: str) -> RunContext:
+    def _of(self, thread: str) -> RunContext:
         """The context of a thread: what has been finished in it is not generated again."""
         seed = derive_seed(self._seed, thread)
         return RunContext(self._items, self._database, run=thread, graph=self._graph, seed=seed)
@@ -37,7 +40,8 @@ def standalone(
     `{"item": id}`. Each thread of the caller is a run of its own, so a thread that is called again finds its
     finished calls in the journal, and a new thread samples anew.
 
-    Its nodes run in threads of their own, because a server's event loop must not wait for a database.
+    Its nodes run in threads of their own, because a server's event loop must not wait for a database. Without
+    a file, what was said stays in memory for as long as the graph does.
 
     Args:
         graph: A compiled graph whose nodes were made by `node` or by a builder of docendo.

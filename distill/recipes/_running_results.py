@@ -119,11 +119,15 @@ def base(
         right = sum(text[-1] == worked(each)[-1] for text, each in zip(said, dev, strict=True))
         return right >= until * len(dev)
 
-    if not output.is_dir():
-        pretrain(
-            rows(terms, hidden), alphabet=ALPHABET, output=output, config=config, stop=learnt, quiet=quiet
-        )
-    return output
+    return pretrain(
+        rows(terms, hidden),
+        alphabet=ALPHABET,
+        output=output,
+        config=config,
+        stop=learnt,
+        resume=True,
+        quiet=quiet,
+    )
 
 
 def last(text: str) -> str | None:

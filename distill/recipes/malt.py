@@ -77,16 +77,6 @@ class Malt(Record):
     seed: int = 0
     seeds: int = 5
 
-    def __post_init__(self) -> None:
-        """Takes the models' settings as JSON, too."""
-        for name, kind in (
-            ("base", PretrainConfig),
-            ("supervised", TrainConfig),
-            ("preferences", TrainConfig),
-        ):
-            if isinstance(getattr(self, name), Mapping):
-                object.__setattr__(self, name, kind(**getattr(self, name)))
-
 
 @recipe(
     id="malt",

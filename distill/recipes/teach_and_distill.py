@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from docendo.evals import (
     tasks,
     transcripts,
 )
+from docendo.evals.experiments import versions
 from docendo.files import write_json, write_text
 from docendo.graphs import Run, run, tutoring
 from docendo.hashing import derive_seed
@@ -95,12 +95,6 @@ class TeachAndDistill(Record):
                 raise ConfigError(f"{name} is {value!r}", expected=f"a whole number, at least {low}")
         if not isinstance(self.settings, Mapping):
             raise ConfigError(f"settings is {self.settings!r}", expected="settings of the task by name")
-        if isinstance(self.train_config, Mapping):
-            known = TrainConfig.__dataclass_fields__
-            for name in self.train_config:
-                if name not in known:
-                    raise ConfigError(f"train_config has no {name!r}", expected=f"one of {', '.join(known)}")
-            object.__setattr__(self, "train_config", TrainConfig(**self.train_config))
         if self.train - self.examples < self.rounds:
             raise ConfigError(
                 f"train is {self.train} with {self.examples} examples and {self.rounds} rounds",
@@ -257,7 +251,7 @@ class _Outcome:
             "seconds": round(sum(self.clock.phases.values()), 1),
             "seed": self.config.seed,
             "config": self.resolved,
-            "versions": _versions(),
+            "versions": versions(),
             "report": str(folder / "report.html"),
         }
         after = {record.item: record for record in self.after.records}
@@ -287,7 +281,7 @@ class _Outcome:
             phases=tuple(self.clock.phases.items()),
             transcripts=(*transcripts(self.before, self.after), *lessons(self.rounds[0])),
             config=self.resolved,
-            versions=_versions(),
+            versions=versions(),
             seed=self.config.seed,
             notes=self._notes(),
         )
@@ -349,10 +343,3 @@ def _open(folder: Path) -> Database:
     except OSError as error:
         raise StorageError(f"cannot make {folder}: {error.strerror}; choose another folder") from error
     return Database.open(folder / DATABASE)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        name: version(name)
-        for name in ("docendo", "torch", "transformers", "peft", "langgraph", "reasoning-gym")
-    }

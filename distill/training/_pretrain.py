@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docendo.checks import check_count, is_number
-from docendo.errors import ConfigError, DataError, ModelFailure
-from docendo.files import new_directory, require_writable
+from docendo.errors import ConfigError, DataError, ModelFailure, ResumeError
+from docendo.files import new_directory, require_writable, write_json
 from docendo.hashing import derive_seed
 from docendo.progress import progress, quiet_libraries
 from docendo.records import Record
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Rows are pairs of a prompt and a completion; only the completion is learnt.
 Rows = Sequence[tuple[str, str]]
+#: What a model was made with, beside its weights.
+_MADE_WITH = "pretrain.json"
 _SPECIAL = ("<|pad|>", "<|end|>")
 _TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -77,6 +80,7 @@ def pretrain(
     output: str | Path,
     config: PretrainConfig | None = None,
     stop: Callable[[Sampler, int], bool] | None = None,
+    resume: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Trains a Llama of one token per character from nothing and saves it as a model folder.
@@ -92,6 +96,8 @@ def pretrain(
         output: Folder to write; it appears when the model is finished, and an existing one is replaced.
         config: Sizes and settings.
         stop: Called as `stop(sampler, step)` every `config.every` steps; training ends when it is true.
+        resume: Return a model that is there already, if it was made with the same alphabet and config; `rows`
+            and `stop` are functions and not compared. A training that was interrupted begins anew.
         quiet: Show no progress.
 
     Returns:
@@ -99,6 +105,7 @@ def pretrain(
 
     Raises:
         ConfigError: if the alphabet has a character twice.
+        ResumeError: with `resume`, if the folder holds something else.
         DataError: if there is no row, or one is empty, too long, or has a character that the alphabet lacks.
         ModelFailure: if the loss is no number any more; nothing is written.
         StorageError: if the folder cannot be written, before the first step.
@@ -119,6 +126,10 @@ def pretrain(
     config = config or PretrainConfig()
     if len(set(alphabet)) != len(alphabet) or not alphabet:
         raise ConfigError(f"the alphabet is {alphabet!r}", expected="each character once")
+    identity = {"alphabet": alphabet, **config.to_json()}
+    if resume and Path(output).exists():
+        _require_same(Path(output), identity)
+        return Path(output)
     require_writable(Path(output).parent)
     coder = _Coder(alphabet, config.context)
     rng = np.random.default_rng(derive_seed("pretrain", config.seed))
@@ -157,9 +168,24 @@ def pretrain(
                     break
     model.eval()
     with quiet_libraries(), new_directory(Path(output)) as target:
+        write_json(target / _MADE_WITH, identity)
         model.save_pretrained(target)
         coder.tokenizer().save_pretrained(target)
     return Path(output)
+
+
+def _require_same(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / _MADE_WITH
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if found != identity:
+        raise ResumeError(
+            f"{folder} holds no model made with these settings",
+            expected=f"a {_MADE_WITH} that says the same",
+            remedy="remove it, or choose another folder",
+        )
 
 
 class Sampler:

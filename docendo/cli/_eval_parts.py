@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from docendo.scoring import Scorer
 
 MAX_TOKENS = 128
-_PACKAGES = ("docendo", "torch", "transformers", "peft", "reasoning-gym")
 
 
 def sampling_of(
@@ -97,6 +95,7 @@ def scorer_named(name: str) -> Scorer:
 def write_report(folder: Path, result: EvalResult, *, task: str, config: dict[str, Any], seed: int) -> None:
     """Writes the page of a result into its folder."""
     from docendo import evals
+    from docendo.evals.experiments import versions
     from docendo.files import write_text
 
     data = evals.ReportData(
@@ -112,17 +111,7 @@ def write_report(folder: Path, result: EvalResult, *, task: str, config: dict[st
             if record.correct is not None
         ),
         config=config,
-        versions=_versions(),
+        versions=versions(),
         seed=seed,
     )
     write_text(folder / "report.html", evals.report(data))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import inspect
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from docendo.errors import ConfigError
+from docendo.loading import load_named
 
 if TYPE_CHECKING:
     from docendo.agents import Volunteer, Worker
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from docendo.memory import Database
 
 _WIDTH = 60
+_EXPECTED = "FILE.py:NAME of a volunteer"
 
 
 def command(
@@ -55,7 +55,7 @@ def command(
     from docendo.agents import Worker, open_engine
     from docendo.memory import Blackboard
 
-    loaded = [(what, _load(what)) for what in helper]
+    loaded = [(what, load_named(what, prefix="own_helper", expected=_EXPECTED)) for what in helper]
     needing = [what for what, value in loaded if _wants_engine(value)]
     if needing and model is None:
         raise ConfigError(f"{needing[0]} makes its volunteers with a model", remedy="add --model")
@@ -125,32 +125,6 @@ def _database(board: str) -> Database:
     if "://" not in board and path.is_dir():
         return Database.open(path / DATABASE, create=False)
     return Database.open(board, create=False)
-
-
-def _load(what: str) -> Any:
-    """Imports `FILE.py:NAME`.
-
-    Raises:
-        ConfigError: if the file or the name is missing.
-    """
-    path, _, attribute = what.rpartition(":")
-    expected = "FILE.py:NAME of a volunteer"
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no file {path or what!r}", expected=expected)
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file", expected=expected)
-    module = importlib.util.module_from_spec(spec)
-    # Two files of one name must not be taken for each other.
-    known = sys.modules.get(spec.name)
-    if known is not None and getattr(known, "__file__", None) == str(Path(path).absolute()):
-        module = known
-    else:
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise ConfigError(f"{path} has no {attribute!r}", expected=expected)
-    return getattr(module, attribute)
 
 
 def _wants_engine(value: Any) -> bool:

@@ -84,12 +84,6 @@ class SearchAtEqualCompute(Record):
     seed: int = 0
     seeds: int = 5
 
-    def __post_init__(self) -> None:
-        """Takes the models' settings as JSON, too."""
-        for name in ("countdown", "sudoku"):
-            if isinstance(getattr(self, name), Mapping):
-                object.__setattr__(self, name, PretrainConfig(**getattr(self, name)))
-
 
 @recipe(
     id="search-at-equal-compute",
@@ -190,18 +184,17 @@ class _Task:
         self, name: str, rows: Sequence[tuple[str, str]], items: Sequence[Item], samples: int, longest: int
     ) -> dict[str, list[_Drawn]]:
         """Trains a model on rows and lets it answer; what is there from before is used."""
-        config, model = self.config, self.folder / name
-        if not model.is_dir():
-            settings = self.model.replace(
+        config = self.config
+        model = pretrain(
+            _of_like_length(rows),
+            alphabet=self.world.alphabet,
+            output=self.folder / name,
+            config=self.model.replace(
                 seed=derive_seed(name, self.seed) % 2**31, context=len(rows[0][0]) + config.longest
-            )
-            pretrain(
-                _of_like_length(rows),
-                alphabet=self.world.alphabet,
-                output=model,
-                config=settings,
-                quiet=self.quiet,
-            )
+            ),
+            resume=True,
+            quiet=self.quiet,
+        )
         runs = self.folder / "runs"
         with Engine.load(model) as engine:
             drawing = SamplingParams(

@@ -273,16 +273,14 @@ def train_teacher(world: World, output: Path, config: PretrainConfig, drill: flo
         wrong, slips = errors(sampler(prompts, length=LESSON, temperature=1.0, seed=step), asked)
         return 1 - wrong - slips >= 0.25 and slips <= 0.02
 
-    return _once(
-        output,
-        lambda: pretrain(
-            teacher_rows(world, drill),
-            alphabet=ALPHABET,
-            output=output,
-            config=config,
-            stop=stop,
-            quiet=quiet,
-        ),
+    return pretrain(
+        teacher_rows(world, drill),
+        alphabet=ALPHABET,
+        output=output,
+        config=config,
+        stop=stop,
+        resume=True,
+        quiet=quiet,
     )
 
 
@@ -296,14 +294,12 @@ def train_student(world: World, output: Path, config: PretrainConfig, *, quiet: 
         found = sampler(prompts, length=ANSWER)
         return sum(map(str.__eq__, found, wanted)) >= 0.98 * len(wanted)
 
-    return _once(
-        output,
-        lambda: pretrain(
-            student_rows(world), alphabet=ALPHABET, output=output, config=config, stop=stop, quiet=quiet
-        ),
+    return pretrain(
+        student_rows(world),
+        alphabet=ALPHABET,
+        output=output,
+        config=config,
+        stop=stop,
+        resume=True,
+        quiet=quiet,
     )
-
-
-def _once(output: Path, make: Callable[[], Path]) -> Path:
-    """A model that has been trained before is not trained again."""
-    return output if (output / "config.json").is_file() else make()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 from docendo.distill import PretrainConfig, Sampler, pretrain
 from docendo.evals import make_item
-from docendo.hashing import derive_seed
+from docendo.graphs.recipes._questions import all_of, fresh, shared_out
 from docendo.records import Item, Split
 
 DIGITS = "123456"
@@ -54,13 +53,12 @@ class World:
     @classmethod
     def of(cls, sizes: Mapping[Split, int], seed: int) -> World:
         """Draws different questions and shares them out."""
-        rng, solved = np.random.default_rng(derive_seed("questions", seed)), dict[str, str]()
-        while len(solved) < sum(sizes.values()):
-            solved.update([draw(rng)])
-        names, items = iter(solved), dict[Split, tuple[Item, ...]]()
-        for split, size in sizes.items():
-            items[split] = tuple(make_item(n, solved[n], split=split) for n in itertools.islice(names, size))
-        return cls(items=items, solved=solved)
+        parts = shared_out(draw, sizes, seed)
+        items = {
+            split: tuple(make_item(question, answer, split=split) for question, answer in rows.items())
+            for split, rows in parts.items()
+        }
+        return cls(items=items, solved=all_of(parts))
 
     def train_models(
         self, folder: Path, *, small_steps: int, large_steps: int, seed: int, quiet: bool
@@ -78,24 +76,19 @@ class World:
         )
         large = PretrainConfig(hidden=64, layers=2, learning_rate=4e-3, steps=large_steps, **common)
         for name, config, stop in (("small", small, None), ("large", large, self._learnt)):
-            if not (folder / name).exists():
-                pretrain(
-                    self._rows,
-                    alphabet=f"0{DIGITS}{''.join(TASKS)}:{END}",
-                    output=folder / name,
-                    config=config,
-                    stop=stop,
-                    quiet=quiet,
-                )
+            pretrain(
+                self._rows,
+                alphabet=f"0{DIGITS}{''.join(TASKS)}:{END}",
+                output=folder / name,
+                config=config,
+                stop=stop,
+                resume=True,
+                quiet=quiet,
+            )
 
     def _rows(self, rng: np.random.Generator, batch: int) -> list[tuple[str, str]]:
         """Questions to train models on: none that is routed."""
-        found: list[tuple[str, str]] = []
-        while len(found) < batch:
-            question, answer = draw(rng)
-            if question not in self.solved:
-                found.append((question, answer + END))
-        return found
+        return [(question, answer + END) for question, answer in fresh(draw, rng, batch, self.solved)]
 
     def _learnt(self, sampler: Sampler, step: int) -> bool:
         """Whether a model in training answers 97 % of the dev questions."""

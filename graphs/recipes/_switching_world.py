@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 
 from docendo.distill import PretrainConfig, Sampler, pretrain
 from docendo.evals import make_item
-from docendo.hashing import derive_seed
+from docendo.graphs.recipes._questions import all_of, fresh, shared_out
 from docendo.records import Item, Split
 
 MODULUS, STEPS = 7, 6
@@ -62,14 +61,12 @@ class World:
     @classmethod
     def of(cls, sizes: Mapping[Split, int], seed: int) -> World:
         """Draws different questions and shares them out."""
-        rng, solved = np.random.default_rng(derive_seed("questions", seed)), dict[str, str]()
-        while len(solved) < sum(sizes.values()):
-            solved.update([draw(rng)])
-        names, items = iter(solved), dict[Split, tuple[Item, ...]]()
-        for split, size in sizes.items():
-            chosen = itertools.islice(names, size)
-            items[split] = tuple(make_item(n, solved[n][-STEP], split=split) for n in chosen)
-        return cls(items=items, solved=solved)
+        parts = shared_out(draw, sizes, seed)
+        items = {
+            split: tuple(make_item(question, steps[-STEP], split=split) for question, steps in rows.items())
+            for split, rows in parts.items()
+        }
+        return cls(items=items, solved=all_of(parts))
 
     def train_models(
         self,
@@ -98,24 +95,19 @@ class World:
         )
         large = PretrainConfig(hidden=64, layers=2, learning_rate=4e-3, steps=large_steps, **common)
         for name, config, share in (("small", small, small_accuracy), ("large", large, 0.995)):
-            if not (folder / name).exists():
-                pretrain(
-                    self._rows,
-                    alphabet=f"{DIGITS}{SIGNS}=;{RIGHT}{WRONG}",
-                    output=folder / name,
-                    config=config,
-                    stop=partial(self._solved, share=share),
-                    quiet=quiet,
-                )
+            pretrain(
+                self._rows,
+                alphabet=f"{DIGITS}{SIGNS}=;{RIGHT}{WRONG}",
+                output=folder / name,
+                config=config,
+                stop=partial(self._solved, share=share),
+                resume=True,
+                quiet=quiet,
+            )
 
     def _rows(self, rng: np.random.Generator, batch: int) -> list[tuple[str, str]]:
         """Questions to train models on: none that is asked later."""
-        found: list[tuple[str, str]] = []
-        while len(found) < batch:
-            row = draw(rng)
-            if row[0] not in self.solved:
-                found.append(row)
-        return found
+        return fresh(draw, rng, batch, self.solved)
 
     def _solved(self, sampler: Sampler, step: int, *, share: float) -> bool:
         """Whether a model in training answers this share of the dev questions."""

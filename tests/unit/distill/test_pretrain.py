@@ -9,7 +9,7 @@ import pytest
 
 from docendo.agents import Agent, Engine
 from docendo.distill import PretrainConfig, Sampler, pretrain
-from docendo.errors import ConfigError, DataError, ModelFailure, StorageError
+from docendo.errors import ConfigError, DataError, ModelFailure, ResumeError, StorageError
 from docendo.records import PublicItem, SamplingParams
 
 DIGITS = "0123456789"
@@ -101,3 +101,28 @@ def test_what_cannot_be_learnt_is_refused(tmp_path: Path) -> None:
         SMALL.replace(hidden=30)
     with pytest.raises(ConfigError, match="steps is 0"):
         SMALL.replace(steps=0)
+
+
+def test_a_model_that_is_there_is_returned_if_it_is_the_same(tmp_path: Path) -> None:
+    def again(output: Path, **changes: int) -> Path:
+        config = SMALL.replace(**{"steps": 3, **changes})
+        return pretrain(
+            must_not_be_asked, alphabet=DIGITS, output=output, config=config, resume=True, quiet=True
+        )
+
+    def must_not_be_asked(rng: np.random.Generator, batch: int) -> list[tuple[str, str]]:
+        raise AssertionError("it is trained again")
+
+    made = tmp_path / "m"
+    few = SMALL.replace(steps=3)
+    pretrain(after, alphabet=DIGITS, output=made, config=few, resume=True, quiet=True)
+    weights = (made / "model.safetensors").read_bytes()
+    assert again(made) == made
+    assert (made / "model.safetensors").read_bytes() == weights
+    with pytest.raises(
+        ResumeError, match=r"holds no model made with these settings; expected a pretrain\.json"
+    ):
+        again(made, seed=5)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ResumeError, match="remove it, or choose another folder"):
+        again(tmp_path / "other")
