@@ -130,11 +130,11 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
         greedy = answers(teacher, [[text] for text in asked], length=LESSON, temperature=0.0)
         pool = answers(teacher, [[text] * alike for text in asked], length=LESSON, seed=seed)
         likely = [[math.exp(sum(one.logprobs)) for one in row[:n]] for row in pool]
-        informed = _texts(answers(teacher, told, length=LESSON, seed=seed))
-        informed_scores = _examined(student, items, [row[:n] for row in informed], seed)
-        itself = _examined_by_itself(teacher, items, taught.lessons, seed)
+        informed = answers(teacher, told, length=LESSON, seed=seed)
+        informed_scores, exams = _examined(student, items, _texts(_first(informed, n)), seed)
+        itself, own_exams = _examined_by_itself(teacher, items, taught.lessons, seed)
         ignored = _ignored(student, items, taught, seed)
-    samples = _texts(pool)
+    few, few_informed = _first(pool, n), _first(informed, n)
     shuffle = np.random.default_rng(derive_seed("shuffled", seed)).permutation
     shuffled = [[float(score) for score in shuffle(row)] for row in taught.scores]
     rule = [
@@ -142,22 +142,23 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
         for item, row in zip(items, taught.lessons, strict=True)
     ]
     truth = [[_right(item, text) for text in row] for item, row in zip(items, taught.lessons, strict=True)]
-    few, m1 = n * LESSON, n * (LESSON + exam_tokens)
+    teach, m1 = taught.teaching, taught.teaching + taught.examining
+    # What each way answers, and the tokens that were generated for it.
     taken = {
-        "greedy": ([row[0] for row in _texts(greedy)], LESSON),
-        "majority": (_vote([row[:n] for row in samples]), few),
-        "majority, weighted by likelihood": (_vote([row[:n] for row in samples], likely), few),
-        "majority of as many tokens": (_vote(samples), alike * LESSON),
+        "greedy": ([row[0] for row in _texts(greedy)], _tokens(greedy)),
+        "majority": (_vote(_texts(few)), _tokens(few)),
+        "majority, weighted by likelihood": (_vote(_texts(few), likely), _tokens(few)),
+        "majority of as many tokens": (_vote(_texts(pool)), _tokens(pool)),
         "M1, sum": (_vote(taught.lessons, taught.scores), m1),
         "M1, max": (_vote(taught.lessons, taught.scores, by="max"), m1),
         "M1, scores shuffled": (_vote(taught.lessons, shuffled), m1),
         "M1, exams of another rule": (_vote(taught.lessons, taught.astray), m1),
-        "teacher as its own student": (_vote(taught.lessons, itself), few + n * QUESTIONS * 2),
-        "labels shown, majority": (_vote([row[:n] for row in informed]), few),
-        "labels shown, majority of as many tokens": (_vote(informed), alike * LESSON),
-        "labels shown, M1": (_vote([row[:n] for row in informed], informed_scores), m1),
-        "rule checked (ceiling)": (_vote(taught.lessons, rule), few),
-        "any explanation (oracle)": (_any(taught.lessons, truth), few),
+        "teacher as its own student": (_vote(taught.lessons, itself), teach + own_exams),
+        "labels shown, majority": (_vote(_texts(few_informed)), _tokens(few_informed)),
+        "labels shown, majority of as many tokens": (_vote(_texts(informed)), _tokens(informed)),
+        "labels shown, M1": (_vote(_texts(few_informed), informed_scores), _tokens(few_informed) + exams),
+        "rule checked (ceiling)": (_vote(taught.lessons, rule), teach),
+        "any explanation (oracle)": (_any(taught.lessons, truth), teach),
     }
     flat = [(text, item.public) for item, row in zip(items, taught.lessons, strict=True) for text in row]
     wrong, slips = errors([text for text, _ in flat], [problem for _, problem in flat])
@@ -166,7 +167,7 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
         arms={
             name: Scores(
                 values={item.id: _right(item, text) for item, text in zip(items, texts, strict=True)},
-                spent={"generated tokens": len(items) * tokens},
+                spent={"generated tokens": tokens},
             )
             for name, (texts, tokens) in taken.items()
         },
@@ -176,7 +177,7 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
             "AUROC, exams of another rule": teaching_measures(taught.astray, truth).auroc,
             "AUROC of the teacher's likelihood": teaching_measures(
                 likely,
-                [[_right(item, text) for text in row[:n]] for item, row in zip(items, samples, strict=True)],
+                [[_right(item, text) for text in row] for item, row in zip(items, _texts(few), strict=True)],
             ).auroc,
             "explanations with a wrong rule": wrong,
             "explanations with the right rule and a wrong answer": slips,
@@ -187,12 +188,14 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
 
 
 class _Taught(NamedTuple):
-    """By problem and lesson: text, score, score of an exam about another rule, exam answers."""
+    """By problem and lesson: text, score, score of another rule's exam, exam answers; and all tokens."""
 
     lessons: list[list[str]]
     scores: list[list[float]]
     astray: list[list[float]]
     exams: list[list[list[list[str]]]]
+    teaching: int
+    examining: int
 
 
 def _taught(
@@ -214,7 +217,7 @@ def _taught(
     known = (folder / "lessons").is_dir()
     with run(graph, items, name="lessons", folder=folder, seed=seed, resume=known, quiet=quiet) as finished:
         said = {trace.id: trace.completion for trace in finished.traces(role="teacher")}
-        states = [finished.outcomes[item.id] for item in items]
+        states, used = [finished.outcomes[item.id] for item in items], finished.usage()
         exams = [[finished.board.get(post).body["answers"] for post in state["exams"]] for state in states]
     return _Taught(
         lessons=[[said[trace] for trace in state["lessons"]] for state in states],
@@ -224,13 +227,15 @@ def _taught(
             for item, row in zip(items, exams, strict=True)
         ],
         exams=exams,
+        teaching=used["teacher"]["generated_tokens"],
+        examining=used["student"]["generated_tokens"],
     )
 
 
 def _examined(
     student: Engine, items: Sequence[Item], lessons: Sequence[Sequence[str]], seed: int
-) -> list[list[float]]:
-    """Teaching scores of given lessons."""
+) -> tuple[list[list[float]], int]:
+    """Teaching scores of given lessons, and the tokens of the exams."""
     exams = [SameRule().questions(item.public) for item in items]
     rows = [
         [f"{item.public.question}{lesson}{question.public.question}"] * REPEATS
@@ -238,17 +243,19 @@ def _examined(
         for lesson in row
         for question in exam
     ]
-    given = iter(_texts(answers(student, rows, length=ANSWER, temperature=0.7, seed=seed)))
-    return [
+    said = answers(student, rows, length=ANSWER, temperature=0.7, seed=seed)
+    given = iter(_texts(said))
+    scores = [
         [fmean(_right(question, text) for question in exam for text in next(given)) for _ in row]
         for row, exam in zip(lessons, exams, strict=True)
     ]
+    return scores, _tokens(said)
 
 
 def _examined_by_itself(
     teacher: Engine, items: Sequence[Item], lessons: Sequence[Sequence[str]], seed: int
-) -> list[list[float]]:
-    """Teaching scores where the teacher applies its own written rule, one answer a question."""
+) -> tuple[list[list[float]], int]:
+    """Teaching scores where the teacher applies its own written rule, one answer a question; and tokens."""
     rows, wanted = [], []
     for item, row in zip(items, lessons, strict=True):
         context, _ = read(item.public)
@@ -256,12 +263,13 @@ def _examined_by_itself(
             exam = asked_in_exam(item.public)
             rows.append([f"{context.problem(x)}{lesson[:4]}" for x in exam])
             wanted.append([str(context.of(x)) for x in exam])
-    found = iter(_texts(answers(teacher, rows, length=2, temperature=0.7, seed=seed)))
-    golds = iter(wanted)
-    return [
+    said = answers(teacher, rows, length=2, temperature=0.7, seed=seed)
+    found, golds = iter(_texts(said)), iter(wanted)
+    scores = [
         [fmean(text[-1:] == gold for text, gold in zip(next(found), next(golds), strict=True)) for _ in row]
         for row in lessons
     ]
+    return scores, _tokens(said)
 
 
 def _ignored(student: Engine, items: Sequence[Item], taught: _Taught, seed: int) -> float:
@@ -310,6 +318,15 @@ def _any(rows: Sequence[Sequence[str]], truth: Sequence[Sequence[bool]]) -> list
         row[rights.index(True)] if any(rights) else row[0]
         for row, rights in zip(rows, map(list, truth), strict=True)
     ]
+
+
+def _first(rows: Sequence[Sequence[Completion]], n: int) -> list[Sequence[Completion]]:
+    return [row[:n] for row in rows]
+
+
+def _tokens(rows: Sequence[Sequence[Completion]]) -> int:
+    """Tokens as they were generated: an answer may end early."""
+    return sum(len(one.token_ids) for row in rows for one in row)
 
 
 def _texts(rows: Sequence[Sequence[Completion]]) -> list[list[str]]:
