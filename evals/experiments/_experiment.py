@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from docendo.checks import check_count
+from docendo.checks import check_count, check_kind, given_path, short
 from docendo.errors import ConfigError, DataError, IntegrityError, ResumeError, StorageError
 from docendo.evals.experiments._commit import commit
 from docendo.evals.experiments._findings import SEEDS, check_trial, findings, status
@@ -21,6 +21,7 @@ from docendo.evals.experiments._trial import Trial
 from docendo.files import write_json
 from docendo.memory import DATABASE, Database, RunStore
 from docendo.progress import say
+from docendo.records import Record
 
 
 class TrialFunction(Protocol):
@@ -44,7 +45,8 @@ def experiment(*rules: Rule) -> Callable[[TrialFunction], Callable[..., dict[str
         rules: What must be shown, fixed before the experiment runs: `gain`, `no_gain`, `shown`, `within`.
 
     Raises:
-        ConfigError: if no rule is a gain: an experiment whose controls alone hold has shown nothing.
+        ConfigError: if one is no rule, or none is a gain: an experiment whose controls alone hold has shown
+            nothing.
 
     Example:
         >>> import dataclasses, pathlib, tempfile
@@ -63,13 +65,24 @@ def experiment(*rules: Rule) -> Callable[[TrialFunction], Callable[..., dict[str
         >>> found["findings"][0]["name"], found["seeds"]
         ('double over single', [0, 1])
     """
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise ConfigError(
+                f"a rule is {short(rule)}", expected="what gain, no_gain, shown or within returns"
+            )
     if not any(isinstance(rule, Difference) and rule.expected == "gain" for rule in rules):
         raise ConfigError("an experiment claims nothing", expected="a gain(...) at least")
 
     def decorate(function: TrialFunction) -> Callable[..., dict[str, Any]]:
+        if not callable(function):
+            raise ConfigError(f"the experiment is {short(function)}", expected="a function of one seed")
+
         @functools.wraps(function)
-        def run(config: Any, *, folder: Path, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
-            return _run(function, rules, config, folder, resume=resume, quiet=quiet)
+        def run(
+            config: Any, *, folder: str | Path, resume: bool = False, quiet: bool = False
+        ) -> dict[str, Any]:
+            path = given_path("folder", folder)
+            return _run(function, rules, config, path, resume=resume, quiet=quiet)
 
         del run.__wrapped__  # the signature is its own
         run.rules = rules  # type: ignore[attr-defined]  # so that a stored result can be held against them
@@ -81,11 +94,14 @@ def experiment(*rules: Rule) -> Callable[[TrialFunction], Callable[..., dict[str
 def _run(
     function: TrialFunction, rules: Sequence[Rule], config: Any, folder: Path, *, resume: bool, quiet: bool
 ) -> dict[str, Any]:
+    check_kind("config", config, Record, "the experiment's settings, a Record")
+    for name, value in (("resume", resume), ("quiet", quiet)):
+        check_kind(name, value, bool, "True or False")
     for name, least in (("seed", 0), ("seeds", 1)):
         check_count(name, getattr(config, name, None), least)
     settings = config.to_json()
     _make(folder)
-    seeds = list(range(config.seed, config.seed + config.seeds))
+    seeds = range(config.seed, config.seed + config.seeds)
     work = _Work(function=function, rules=rules, config=config, commit=commit(), quiet=quiet)
     with Database.open(folder / DATABASE) as database:
         runs = RunStore(database)

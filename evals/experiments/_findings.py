@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from docendo.checks import short
 from docendo.errors import DataError
 from docendo.evals.comparison._differ import differ, p_of, pairs_of
 from docendo.evals.experiments._rules import Difference, Rule, Within
@@ -56,9 +57,11 @@ def check_trial(rules: Sequence[Rule], trial: Trial, first: Trial | None = None)
         first: The first seed, if it is another.
 
     Raises:
-        DataError: naming the arm or the fact that it lacks, or two arms with other items: those of one alone
-            would drop out of the comparison without a word.
+        DataError: if it is no trial; or naming the arm or the fact that it lacks, or two arms with other
+            items: those of one alone would drop out of the comparison without a word.
     """
+    if not isinstance(trial, Trial):
+        raise DataError(f"the experiment's function returned {short(trial)}", expected="a Trial")
     for rule in rules:
         what, names = ("fact", [rule.fact]) if isinstance(rule, Within) else ("arm", [rule.of, rule.over])
         known = trial.facts if isinstance(rule, Within) else trial.arms

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from docendo.checks import check_kind, is_number, short
 from docendo.errors import ConfigError
 from docendo.records import Record
 
@@ -23,6 +24,9 @@ class Difference(Record):
             control that keeps the plumbing and takes the information away; "anything": it is printed.
         equal: The unit of cost that both must have spent alike, within 2 %, for a gain to count.
         less: Whether less of the value is better.
+
+    Raises:
+        ConfigError: if one of them is of another type, or the two methods are one.
     """
 
     of: str
@@ -33,6 +37,10 @@ class Difference(Record):
 
     def __post_init__(self) -> None:
         """Checks that there are two methods: of one with itself a control could not fail."""
+        for name in ("of", "over"):
+            check_kind(name, getattr(self, name), str, "the name of a method")
+        check_kind("equal", self.equal, (str, type(None)), "the name of a unit of cost, or None")
+        check_kind("less", self.less, bool, "True or False")
         if self.of == self.over:
             raise ConfigError(f"a rule compares {self.of!r} with itself", expected="two methods")
 
@@ -50,11 +58,29 @@ class Within(Record):
         fact: Its name in `Trial.facts`.
         least: Lower end, or None.
         most: Upper end, or None.
+
+    Raises:
+        ConfigError: if the name is no text, there is no end, one is no finite number, or they are the wrong
+            way round.
     """
 
     fact: str
     least: float | None = None
     most: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the range; numbers of arrays become Python's own, which can be stored."""
+        check_kind("fact", self.fact, str, "the name of a fact")
+        ends = {name: end for name in ("least", "most") if (end := getattr(self, name)) is not None}
+        for name, end in ends.items():
+            if not is_number(end):
+                raise ConfigError(f"{name} is {short(end)}", expected="a finite number, or None")
+            object.__setattr__(self, name, float(end))
+        if not ends or (len(ends) == 2 and ends["least"] > ends["most"]):
+            raise ConfigError(
+                f"{self.fact} must lie between {self.least} and {self.most}",
+                expected="one end, or two in their order",
+            )
 
     def holds(self, value: float) -> bool:
         """Whether a value lies in the range; NaN does not."""
@@ -103,14 +129,10 @@ def within(fact: str, least: float | None = None, most: float | None = None) -> 
     """A check of the mechanism: the mean of a fact over the seeds lies in a range.
 
     Raises:
-        ConfigError: if there is no end, or they are the wrong way round.
+        ConfigError: if there is no end, one is no finite number, or they are the wrong way round.
 
     Example:
         >>> within("AUROC", 0.75).wanted
         'at least 0.75'
     """
-    if (least is None and most is None) or (least is not None and most is not None and least > most):
-        raise ConfigError(
-            f"{fact} must lie between {least} and {most}", expected="one end, or two in their order"
-        )
     return Within(fact=fact, least=least, most=most)

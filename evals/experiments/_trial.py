@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from docendo.checks import is_number, short
+from docendo.checks import check_kind, is_number, short
 from docendo.errors import DataError
 from docendo.evals.harness._results import EvalResult
 from docendo.records import Record
@@ -22,8 +22,8 @@ class Scores(Record):
         spent: What it cost in all, by unit, for example `{"generated tokens": 2400}`.
 
     Raises:
-        DataError: if there is no item, an item's id is no text (a stored trial would be read back with
-            others), or a value or a cost is not a finite number.
+        DataError: if there is no item, an item's id or a unit is no text (a stored trial would be read back
+            with others), or a value or a cost is not a finite number.
 
     Example:
         >>> Scores(values={"a": True, "b": False}, spent={"calls": 2}).mean
@@ -34,22 +34,23 @@ class Scores(Record):
     spent: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
+        """Checks the numbers; those of arrays become Python's own, which can be stored."""
+        _require_named("values", self.values, "the id of an item")
+        _require_named("spent", self.spent, "a unit of cost")
         if not self.values:
             raise DataError("a method has no items", expected="a value for each item")
         for item, value in self.values.items():
-            if not isinstance(item, str):
-                raise DataError(f"the id of an item is {item!r}", expected="text, such as str(number)")
             if value is not None and not isinstance(value, bool) and not is_number(value):
                 raise DataError(
-                    f"the value of item {item} is {value!r}",
+                    f"the value of item {item} is {short(value)}",
                     expected="a finite number, or None where no answer came",
                 )
         for unit, value in self.spent.items():
             if not is_number(value) or value < 0:
-                raise DataError(f"{unit} spent are {value!r}", expected="a number, at least 0")
+                raise DataError(f"{unit} spent are {short(value)}", expected="a number, at least 0")
         numbers = {item: None if value is None else float(value) for item, value in self.values.items()}
         object.__setattr__(self, "values", numbers)
+        object.__setattr__(self, "spent", {unit: float(value) for unit, value in self.spent.items()})
 
     @classmethod
     def of(cls, result: EvalResult, *, spent: Mapping[str, float] | None = None) -> Self:
@@ -58,7 +59,12 @@ class Scores(Record):
         Args:
             result: The evaluation.
             spent: What it cost; None for the tokens that it counted itself.
+
+        Raises:
+            ConfigError: if the result is no `EvalResult`.
+            DataError: if it has no items, or a cost is no number.
         """
+        check_kind("result", result, EvalResult, "an EvalResult, as evaluate returns")
         if spent is None:
             usage = result.usage
             spent = {"prompt tokens": usage.prompt_tokens, "generated tokens": usage.generated_tokens}
@@ -86,7 +92,7 @@ class Trial(Record):
         facts: Further figures by name, such as a correlation; NaN where there is none.
 
     Raises:
-        DataError: if an arm is no `Scores`, or a fact is neither a finite number nor NaN.
+        DataError: if a name is no text, an arm is no `Scores`, or a fact is neither a finite number nor NaN.
     """
 
     arms: Mapping[str, Scores]
@@ -94,6 +100,8 @@ class Trial(Record):
 
     def __post_init__(self) -> None:
         """Checks both, so that what was measured for long can be stored."""
+        _require_named("arms", self.arms, "the name of an arm")
+        _require_named("facts", self.facts, "the name of a fact")
         for name, arm in self.arms.items():
             if not isinstance(arm, Scores):
                 raise DataError(f"the arm {name!r} is {short(arm)}", expected="Scores")
@@ -108,6 +116,23 @@ class Trial(Record):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Rebuilds a trial stored by `to_json`."""
-        facts = {name: math.nan if fact is None else fact for name, fact in value["facts"].items()}
-        return cls(arms={name: Scores(**scores) for name, scores in value["arms"].items()}, facts=facts)
+        """Rebuilds a trial stored by `to_json`.
+
+        Raises:
+            DataError: if it is no stored trial.
+        """
+        try:
+            facts = {name: math.nan if fact is None else fact for name, fact in value["facts"].items()}
+            arms = {name: Scores(**scores) for name, scores in value["arms"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"the trial is {short(value)}", expected="what Trial.to_json returns") from error
+        return cls(arms=arms, facts=facts)
+
+
+def _require_named(name: str, values: object, keys: str) -> None:
+    """Refuses what is no mapping from names: JSON would make other keys texts, and read those back."""
+    if not isinstance(values, Mapping):
+        raise DataError(f"{name} is {short(values)}", expected="a mapping")
+    for key in values:
+        if not isinstance(key, str):
+            raise DataError(f"{keys} is {short(key)}", expected="text, such as str(number)")

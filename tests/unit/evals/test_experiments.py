@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,58 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (lambda: gain(3, over="b"), "of is 3; expected the name of a method"),
+        (lambda: no_gain("a", over=None), "over is None; expected the name of a method"),
+        (lambda: shown("a", over="b", less="no"), "less is 'no'; expected True or False"),
+        (lambda: gain("a", over="b", equal=2), "equal is 2; expected the name of a unit of cost, or None"),
+        (lambda: within(["f"], 0), r"fact is \['f'\]; expected the name of a fact"),
+        (lambda: within("f", "0.5"), "least is '0.5'; expected a finite number, or None"),
+        (lambda: within("f", most=math.nan), "most is nan; expected a finite number, or None"),
+        (lambda: experiment(gain("a", over="b"), "f"), "a rule is 'f'; expected what gain, no_gain"),
+        (lambda: experiment(*RULES)(None), "the experiment is None; expected a function of one seed"),
+    ],
+)
+def test_a_rule_of_another_type_is_refused(rule: Callable[[], object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        rule()
+
+
+def test_what_an_experiment_is_run_with_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"config": Settings(seeds=1), "folder": tmp_path / "run", "quiet": True}
+    changes: dict[str, Any]
+    for changes, words in (
+        ({"config": {"seed": 0, "seeds": 1}}, "config is {.*}; expected the experiment's settings, a Record"),
+        ({"folder": None}, "folder is None; expected a path"),
+        ({"resume": "no"}, "resume is 'no'; expected True or False"),
+        ({"quiet": 1}, "quiet is 1; expected True or False"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(**{**given, **changes})
+    assert not list(tmp_path.iterdir())
+    assert run(**{**given, "folder": str(tmp_path / "text")})["status"] == "runs"
+
+
+def test_a_function_that_returns_no_trial_is_named(tmp_path: Path) -> None:
+    def forgetful(config: Settings, *, seed: int, folder: Path, quiet: bool) -> None:
+        coins(config, seed=seed, folder=folder, quiet=quiet)
+
+    with pytest.raises(DataError, match="the experiment's function returned None; expected a Trial"):
+        experiment(*RULES)(forgetful)(Settings(), folder=tmp_path / "run", quiet=True)  # type: ignore[arg-type]
+
+
+def test_numbers_of_arrays_are_stored_as_any_other(tmp_path: Path) -> None:
+    def arrays(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        each = Scores(values={"i": np.float32(0.5)}, spent={"tokens": np.int64(3)})  # type: ignore[dict-item]
+        return Trial(arms={"a": each, "b": each}, facts={"f": np.float32(0.5)})  # type: ignore[dict-item]
+
+    least: Any = np.float32(0.25)
+    made = experiment(gain("a", over="b"), within("f", least))(arrays)
+    assert made(Settings(seeds=1), folder=tmp_path / "run", quiet=True)["arms"]["a"]["spent"] == {"tokens": 3}
+
+
 def test_trials_are_alike(tmp_path: Path) -> None:
     def changed(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
         trial = coins(config, seed=seed, folder=folder, quiet=quiet)
@@ -255,6 +308,12 @@ def test_scores_need_items_and_sane_costs() -> None:
     assert math.isnan(Scores(values={"a": None}).mean)
     with pytest.raises(DataError, match="the id of an item is 3; expected text"):
         Scores(values={3: True})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match="a unit of cost is None; expected text"):
+        Scores(values={"a": 1}, spent={None: 1})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match=r"values is \[1\]; expected a mapping"):
+        Scores(values=[1])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="result is None; expected an EvalResult"):
+        Scores.of(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fact", [math.inf, "0.5", None, True])
@@ -263,6 +322,16 @@ def test_a_fact_is_a_number_or_nan(fact: Any) -> None:
         Trial(arms={"a": Scores(values={"x": 1})}, facts={"f": fact})
     with pytest.raises(DataError, match=r"the arm 'a' is 0\.5; expected Scores"):
         Trial(arms={"a": 0.5})  # type: ignore[dict-item]
+
+
+def test_the_names_of_a_trial_are_texts() -> None:
+    scores = Scores(values={"x": 1})
+    with pytest.raises(DataError, match="the name of an arm is 1; expected text"):
+        Trial(arms={1: scores})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match="the name of a fact is 1; expected text"):
+        Trial(arms={"a": scores}, facts={1: 0.5})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match=r"facts is \[0.5\]; expected a mapping"):
+        Trial(arms={"a": scores}, facts=[0.5])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("id", ["scores", "trial", "record", "path", "my-method-2"])
@@ -292,3 +361,7 @@ def test_a_trial_survives_its_storage() -> None:
     assert again.arms == trial.arms
     assert math.isnan(again.facts["f"])
     assert again.facts["g"] == 1
+    stored: Any
+    for stored in (None, [], {"arms": {}}, {"arms": {"a": None}, "facts": {}}, {"arms": 1, "facts": {}}):
+        with pytest.raises(DataError, match=r"the trial is .*; expected what Trial.to_json returns"):
+            Trial.from_json(stored)
