@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from docendo.checks import is_number
+from docendo.checks import check_kind, entries, is_number, short
 from docendo.errors import ConfigError, DataError
 from docendo.evals.experiments._trial import Scores
 from docendo.records import Record
@@ -21,20 +21,34 @@ class Attempt(Record):
             long trace, which tokens do not (`docendo.agents.FlopsModel`).
 
     Raises:
-        DataError: if the cost is no number above 0.
+        DataError: if `solved` is neither True nor False, or the cost no number above 0.
     """
 
     solved: bool
     cost: float
 
     def __post_init__(self) -> None:
-        """Checks the cost."""
+        """Checks both."""
+        if not isinstance(self.solved, bool):
+            raise DataError(f"solved is {short(self.solved)}", expected="True or False")
         if not is_number(self.cost) or self.cost <= 0:
-            raise DataError(f"an attempt cost {self.cost!r}", expected="a number above 0")
+            raise DataError(f"an attempt cost {short(self.cost)}", expected="a number above 0")
 
 
 #: For each item its attempts, in the order in which they were drawn.
 Attempts = Mapping[str, Sequence[Attempt]]
+
+
+def _checked(attempts: Attempts, budget: float) -> dict[str, list[Attempt]]:
+    """The attempts, after a check of them and of the budget."""
+    if not is_number(budget) or budget <= 0:
+        raise ConfigError(f"the budget is {short(budget)}", expected="a number above 0")
+    if not isinstance(attempts, Mapping):
+        raise DataError(f"attempts is {short(attempts)}", expected="for each item its attempts")
+    return {
+        item: entries(f"attempts[{short(item)}]", drawn, Attempt, "attempts, in the order drawn")
+        for item, drawn in attempts.items()
+    }
 
 
 def allotted(attempts: Attempts, budget: float, *, until_solved: bool = False) -> dict[str, int]:
@@ -50,7 +64,8 @@ def allotted(attempts: Attempts, budget: float, *, until_solved: bool = False) -
         until_solved: Whether items that are solved get no further attempts, which leaves more for the others.
 
     Raises:
-        ConfigError: if the budget is no number above 0.
+        ConfigError: if the budget is no number above 0, or `until_solved` is neither True nor False.
+        DataError: if the attempts of an item are none.
 
     Example:
         >>> no, yes = Attempt(solved=False, cost=2), Attempt(solved=True, cost=2)
@@ -59,13 +74,13 @@ def allotted(attempts: Attempts, budget: float, *, until_solved: bool = False) -
         >>> allotted({"a": [yes, no], "b": [no, no]}, 6, until_solved=True)
         {'a': 1, 'b': 2}
     """
-    if not is_number(budget) or budget <= 0:
-        raise ConfigError(f"the budget is {budget!r}", expected="a number above 0")
-    taken, spent = dict.fromkeys(attempts, 0), 0.0
-    waiting = [item for item, drawn in attempts.items() if drawn]
+    check_kind("until_solved", until_solved, bool, "True or False")
+    drawn = _checked(attempts, budget)
+    taken, spent = dict.fromkeys(drawn, 0), 0.0
+    waiting = [item for item, some in drawn.items() if some]
     while waiting:
         for item in waiting:
-            cost = attempts[item][taken[item]].cost
+            cost = drawn[item][taken[item]].cost
             if abs(spent + cost - budget) >= abs(spent - budget):
                 return taken
             spent += cost
@@ -73,8 +88,7 @@ def allotted(attempts: Attempts, budget: float, *, until_solved: bool = False) -
         waiting = [
             item
             for item in waiting
-            if taken[item] < len(attempts[item])
-            and not (until_solved and attempts[item][taken[item] - 1].solved)
+            if taken[item] < len(drawn[item]) and not (until_solved and drawn[item][taken[item] - 1].solved)
         ]
     return taken
 
@@ -92,7 +106,8 @@ def matched(attempts: Attempts, budget: float, *, unit: str = "flops", until_sol
         The items' values and what was spent, so that a rule with `equal=unit` notices if it is not alike.
 
     Raises:
-        ConfigError: if the budget is no number above 0.
+        ConfigError: as for `allotted`, or if the unit is no text.
+        DataError: as for `allotted`, or if there is no item.
 
     Example:
         >>> no, yes = Attempt(solved=False, cost=2), Attempt(solved=True, cost=2)
@@ -100,6 +115,7 @@ def matched(attempts: Attempts, budget: float, *, unit: str = "flops", until_sol
         >>> found.mean, found.spent
         (0.5, {'flops': 6.0})
     """
+    check_kind("unit", unit, str, "the name of a unit of cost")
     bought = {
         item: attempts[item][:count]
         for item, count in allotted(attempts, budget, until_solved=until_solved).items()
@@ -120,15 +136,17 @@ def solved_within(attempts: Attempts, budget: float) -> float:
         budget: What one item may cost.
 
     Raises:
-        DataError: if there is no item.
+        ConfigError: if the budget is no number above 0.
+        DataError: if there is no item, or the attempts of one are none.
 
     Example:
         >>> solved_within({"a": [Attempt(solved=False, cost=2), Attempt(solved=True, cost=2)]}, 3)
         0.0
     """
-    if not attempts:
+    checked = _checked(attempts, budget)
+    if not checked:
         raise DataError("there are no items", expected="one at least")
-    return sum(_within(drawn, budget) for drawn in attempts.values()) / len(attempts)
+    return sum(_within(drawn, budget) for drawn in checked.values()) / len(checked)
 
 
 def _within(drawn: Sequence[Attempt], budget: float) -> bool:

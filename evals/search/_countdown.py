@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import re
 import string
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import ClassVar
 
-from docendo.checks import is_count
-from docendo.errors import ConfigError
-from docendo.evals.search._world import ASK, BACK, END, SearchWorld
+from docendo.checks import is_count, short
+from docendo.errors import ConfigError, DataError
+from docendo.evals.search._world import ASK, BACK, END, SearchWorld, check_parts
 from docendo.records import Split
 
 #: One character for each number from 0 to 61, so that a number is one token.
 DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 LARGEST = len(DIGITS) - 1
+#: Two numbers at least and the one that is asked for.
+_PROBLEM = re.compile(f"[{DIGITS[1:]}]{{3,}}{ASK}")
 
 
 class Countdown(SearchWorld):
@@ -29,6 +32,9 @@ class Countdown(SearchWorld):
         numbers: How many numbers there are, at least 2.
         largest: The largest of them.
         least_target: The smallest number that is asked for.
+
+    Raises:
+        ConfigError: if one of them is no whole number of its range.
 
     Example:
         >>> world = Countdown()
@@ -47,11 +53,18 @@ class Countdown(SearchWorld):
             ("least_target", least_target, 1),
         ):
             if not is_count(value) or not least <= value <= LARGEST:
-                raise ConfigError(f"{name} is {value!r}", expected=f"a whole number of {least} to {LARGEST}")
+                raise ConfigError(
+                    f"{name} is {short(value)}", expected=f"a whole number of {least} to {LARGEST}"
+                )
         self.numbers, self.largest, self.least_target = numbers, largest, least_target
 
     def problems(self, seed: int, sizes: Mapping[Split, int]) -> dict[Split, tuple[str, ...]]:
-        """Problems of all sets of numbers and all targets that can be reached."""
+        """Problems of all sets of numbers and all targets that can be reached.
+
+        Raises:
+            ConfigError: if the seed or a size is none, or nothing is left for a part.
+        """
+        check_parts(seed, sizes)
         pool = [
             "".join(DIGITS[number] for number in numbers) + DIGITS[target] + ASK
             for numbers in itertools.combinations_with_replacement(range(1, self.largest + 1), self.numbers)
@@ -61,7 +74,13 @@ class Countdown(SearchWorld):
         return self._split(pool, seed, sizes)
 
     def start(self, problem: str) -> tuple[int, ...]:
-        """The numbers, in ascending order."""
+        """The numbers, in ascending order.
+
+        Raises:
+            DataError: if it is no problem of this world.
+        """
+        if not isinstance(problem, str) or not _PROBLEM.fullmatch(problem):
+            raise DataError(f"the problem is {short(problem)}", expected="one of countdown, such as '358G:'")
         return tuple(sorted(DIGITS.index(digit) for digit in problem[:-2]))
 
     def steps(self, state: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections.abc import Mapping
 from functools import cache, lru_cache, reduce
 from operator import and_
 from typing import ClassVar
 
-from docendo.checks import is_count
-from docendo.errors import ConfigError
-from docendo.evals.search._world import ASK, BACK, END, SearchWorld
+from docendo.checks import is_count, short
+from docendo.errors import ConfigError, DataError
+from docendo.evals.search._world import ASK, BACK, END, SearchWorld, check_parts
 from docendo.hashing import derive_seed
 from docendo.records import Split
 
 #: One character for each digit in each cell: number 4 x cell + digit - 1.
 PLACED = string.digits + string.ascii_uppercase + string.ascii_lowercase + "@#"
+_PROBLEM = re.compile(f"[{PLACED}]{{1,15}}{ASK}")
 Grid = tuple[int, ...]
 
 
@@ -29,6 +31,9 @@ class MiniSudoku(SearchWorld):
 
     Args:
         givens: Digits that a puzzle shows, 4 to 15; with fewer no puzzle has one solution.
+
+    Raises:
+        ConfigError: if it is no whole number of this range.
 
     Example:
         >>> world = MiniSudoku()
@@ -43,11 +48,16 @@ class MiniSudoku(SearchWorld):
 
     def __init__(self, *, givens: int = 5) -> None:
         if not is_count(givens) or not 4 <= givens <= 15:
-            raise ConfigError(f"givens is {givens!r}", expected="a whole number of 4 to 15")
+            raise ConfigError(f"givens is {short(givens)}", expected="a whole number of 4 to 15")
         self.givens = givens
 
     def problems(self, seed: int, sizes: Mapping[Split, int]) -> dict[Split, tuple[str, ...]]:
-        """Puzzles, a sixth of the grids for each of test and dev and the rest for training."""
+        """Puzzles, a sixth of the grids for each of test and dev and the rest for training.
+
+        Raises:
+            ConfigError: if the seed or a size is none.
+        """
+        check_parts(seed, sizes)
         share = len(_grids()) // 6
         grids = self._split(_grids(), seed, {"test": share, "dev": share, "train": len(_grids()) - 2 * share})
         return {
@@ -68,9 +78,17 @@ class MiniSudoku(SearchWorld):
         return tuple(found)
 
     def start(self, problem: str) -> Grid:
-        """The puzzle, with 0 in empty cells."""
+        """The puzzle, with 0 in empty cells.
+
+        Raises:
+            DataError: if it is no problem of this world: a cell may hold one digit.
+        """
+        if not isinstance(problem, str) or not _PROBLEM.fullmatch(problem):
+            raise DataError(f"the problem is {short(problem)}", expected="one of sudoku, such as '7OVav:'")
         grid = [0] * 16
         for cell, digit in map(_read, problem[:-1]):
+            if grid[cell]:
+                raise DataError(f"the problem {problem!r} has two digits in cell {cell}", expected="one")
             grid[cell] = digit
         return tuple(grid)
 

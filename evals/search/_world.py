@@ -6,15 +6,19 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
+from docendo.checks import check_count, check_kind, entries, short
 from docendo.errors import ConfigError, DataError
+from docendo.evals.statistics._checks import check_seed
 from docendo.hashing import derive_seed, digest
 from docendo.records import Gold, Item, PublicItem, Record, Split
 from docendo.scoring import Score, Scorer
 
 #: Ends a problem, says that the last step is taken back, ends a completion.
 ASK, BACK, END = ":", "<", ";"
+#: The parts of a world's problems, in the order in which they are filled.
+PARTS: tuple[Split, ...] = ("test", "dev", "train")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,11 @@ class SearchWorld(ABC):
 
     @abstractmethod
     def start(self, problem: str) -> Hashable:
-        """The state in which the search begins."""
+        """The state in which the search begins.
+
+        Raises:
+            DataError: if it is no problem of this world. Whatever takes a problem asks here first.
+        """
 
     @abstractmethod
     def steps(self, state: Any) -> Mapping[str, Hashable]:
@@ -79,7 +87,7 @@ class SearchWorld(ABC):
         """Depth-first search: all that it tried, and the path to the solution it found.
 
         Raises:
-            DataError: if the problem has no solution.
+            DataError: if it is no problem of this world, or has no solution.
         """
         tried: list[str] = []
         path = self._descend(problem, self.start(problem), (), tried)
@@ -115,7 +123,12 @@ class SearchWorld(ABC):
 
         Steps that lead to the solution and all `<` stay where they are, so that length and form do not change
         and the end is as right as before; the other steps change places, and are no search any more.
+
+        Raises:
+            ConfigError: if `rng` is no `random.Random`.
+            DataError: as for `search`.
         """
+        check_kind("rng", rng, random.Random, "a random.Random")
         tried = self.search(problem)[0]
         kept = _places(tried, self.depth(problem))
         dead = [place for place, step in enumerate(tried) if step != BACK and place not in kept]
@@ -131,9 +144,14 @@ class SearchWorld(ABC):
 
         It judges a path and a trace alike, and reads no further than the first solution that is right. A step
         that the state does not allow leads nowhere until it is taken back.
+
+        Raises:
+            DataError: if it is no problem of this world, or the answer is no text.
         """
-        depth = self.depth(problem)
+        if not isinstance(text, str):
+            raise DataError(f"text is {short(text)}", expected="the text of an answer")
         states: list[Hashable | None] = [self.start(problem)]
+        depth = self.depth(problem)
         place, fault = 0, None
         while place < len(text) and text[place] != END:
             if text[place] == BACK:
@@ -152,7 +170,16 @@ class SearchWorld(ABC):
         return Judged(length=None, fault=fault)
 
     def items(self, problems: Sequence[str], split: Split) -> tuple[Item, ...]:
-        """Problems as items whose question is the problem."""
+        """Problems as items whose question is the problem.
+
+        Raises:
+            DataError: if one is no problem of this world, or the split is unknown.
+        """
+        if split not in get_args(Split):
+            raise DataError(f"split is {short(split)}", expected=f"one of {', '.join(get_args(Split))}")
+        problems = entries("problems", problems, expected="problems of this world")
+        for each in problems:
+            self.start(each)
         return tuple(
             Item(
                 public=PublicItem(
@@ -174,12 +201,26 @@ class SearchWorld(ABC):
         mixed = list(pool)
         random.Random(derive_seed(self.name, seed)).shuffle(mixed)
         parts: dict[Split, tuple[Any, ...]] = {}
-        for split in ("test", "dev", "train"):
+        for split in PARTS:
             size = sizes.get(split, 0)
             parts[split], mixed = tuple(mixed[:size]), mixed[size:]
             if size and not parts[split]:
                 raise ConfigError(f"nothing is left of {self.name} for {split}", remedy="ask for fewer items")
         return parts
+
+
+def check_parts(seed: int, sizes: Mapping[Split, int]) -> None:
+    """Refuses what is no seed, or no number of problems for each part.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    check_seed(seed)
+    check_kind("sizes", sizes, Mapping, "a number of problems for each part")
+    for split, size in sizes.items():
+        if split not in PARTS:
+            raise ConfigError(f"sizes has the part {short(split)}", expected=f"some of {', '.join(PARTS)}")
+        check_count(f"sizes[{split!r}]", size, 0)
 
 
 def _places(tried: Sequence[str], depth: int) -> set[int]:
@@ -197,6 +238,9 @@ def _places(tried: Sequence[str], depth: int) -> set[int]:
 class WorldScorer(Scorer):
     """Judges answers by a world's own rules; there is no gold, because many answers may be right.
 
+    Raises:
+        ConfigError: if the world is no `SearchWorld`.
+
     Example:
         >>> from docendo.evals import Countdown
         >>> world = Countdown()
@@ -206,11 +250,18 @@ class WorldScorer(Scorer):
     """
 
     def __init__(self, world: SearchWorld) -> None:
+        check_kind("world", world, SearchWorld, "a SearchWorld, such as Countdown()")
         self.world = world
         self.name = f"{world.name} by its rules"
 
     def score(self, item: Item, text: str) -> Score:
-        """Right if a solution stands in the text, along a path or at the end of a search."""
+        """Right if a solution stands in the text, along a path or at the end of a search.
+
+        Raises:
+            DataError: if the item is none, or its question is no problem of the world.
+        """
+        if not isinstance(item, Item):
+            raise DataError(f"item is {short(item)}", expected="an item, as from the world's items")
         judged = self.world.judge(item.public.question, text)
         parsed = text[: judged.length] if judged.solved else None
         return Score(correct=judged.solved, value=float(judged.solved), parsed=parsed)

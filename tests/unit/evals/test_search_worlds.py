@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from docendo.errors import ConfigError, DataError
 from docendo.evals import Attempt, Countdown, MiniSudoku, SearchWorld, WorldScorer, allotted, matched
 from docendo.evals import solved_within as within
+from docendo.evals.search._sudoku import PLACED
 
 WORLDS = pytest.mark.parametrize("world", [Countdown(), MiniSudoku()], ids=lambda world: world.name)
 SIZES = {"test": 40, "dev": 20, "train": 100}
@@ -107,6 +110,63 @@ def test_settings_that_make_no_world_are_refused() -> None:
         Countdown().path("22z:")
 
 
+@pytest.mark.parametrize(
+    "problem", ["", ":", "358G", "35:", "3 8G:", "308G:", "358G:x", "\ud800", b"358G:", None, ["358G:"]]
+)
+def test_what_is_no_problem_of_countdown_is_refused(problem: Any) -> None:
+    refuse(Countdown(), problem, "one of countdown, such as '358G:'")
+
+
+@pytest.mark.parametrize("problem", ["", ":", "7OVav", "7O_av:", ":7OVav", PLACED[:16] + ":", None, ["7O:"]])
+def test_what_is_no_puzzle_is_refused(problem: Any) -> None:
+    refuse(MiniSudoku(), problem, "one of sudoku, such as '7OVav:'")
+
+
+def refuse(world: SearchWorld, problem: Any, expected: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: world.start(problem),
+        lambda: world.path(problem),
+        lambda: world.shuffled(problem, random.Random(0)),
+        lambda: world.judge(problem, ";"),
+        lambda: world.items([problem], "test"),
+    ]
+    for call in calls:
+        with pytest.raises(DataError, match=f"the problem is .*; expected {expected}"):
+            call()
+
+
+def test_two_digits_in_one_cell_are_no_puzzle() -> None:
+    with pytest.raises(DataError, match="'67OVav:' has two digits in cell 1; expected one"):
+        MiniSudoku().start("67OVav:")
+
+
+@WORLDS
+def test_what_a_world_is_asked_for_is_checked(world: SearchWorld) -> None:
+    asked: Any
+    for asked, words in (
+        ({"tests": 3}, "sizes has the part 'tests'; expected some of test, dev, train"),
+        ({"user": 3}, "sizes has the part 'user'"),
+        ({"test": 1.5}, r"sizes\['test'\] is 1.5; expected a whole number"),
+        ({"test": -1}, r"sizes\['test'\] is -1; expected a whole number, at least 0"),
+        (20, "sizes is 20; expected a number of problems for each part"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            world.problems(0, asked)
+    with pytest.raises(ConfigError, match="seed is None"):
+        world.problems(None, {"test": 1})  # type: ignore[arg-type]
+    problem = world.problems(0, {"test": 1})["test"][0]
+    with pytest.raises(DataError, match="split is 'exam'; expected one of train, dev, test, user"):
+        world.items([problem], "exam")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"rng is 0; expected a random\.Random"):
+        world.shuffled(problem, 0)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="text is None; expected the text of an answer"):
+        world.judge(problem, None)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="item is None; expected an item"):
+        WorldScorer(world).score(None, "")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="world is 'countdown'; expected a SearchWorld"):
+        WorldScorer("countdown")  # type: ignore[arg-type]
+
+
 NO, YES = Attempt(solved=False, cost=3), Attempt(solved=True, cost=3)
 
 
@@ -121,6 +181,23 @@ def test_a_budget_is_met_in_rounds() -> None:
         allotted(attempts, 0)
     with pytest.raises(DataError, match="an attempt cost 0"):
         Attempt(solved=True, cost=0)
+    with pytest.raises(DataError, match="solved is 'no'; expected True or False"):
+        Attempt(solved="no", cost=1)  # type: ignore[arg-type]
+
+
+def test_attempts_are_checked_before_they_are_counted() -> None:
+    calls: list[Callable[..., object]] = [allotted, matched, within]
+    for call in calls:
+        with pytest.raises(DataError, match=r"attempts is \[1\]; expected for each item its attempts"):
+            call([1], 3)
+        with pytest.raises(DataError, match=r"attempts\['a'\]\[1\] is None; expected attempts, in the order"):
+            call({"a": [NO, None]}, 3)
+        with pytest.raises(ConfigError, match="the budget is nan; expected a number above 0"):
+            call({"a": [NO]}, float("nan"))
+    with pytest.raises(ConfigError, match="until_solved is 'no'; expected True or False"):
+        allotted({"a": [NO]}, 3, until_solved="no")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="unit is 3; expected the name of a unit"):
+        matched({"a": [NO]}, 3, unit=3)  # type: ignore[arg-type]
 
 
 def test_best_of_n_counts_what_was_bought_and_nothing_else() -> None:
