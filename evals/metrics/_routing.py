@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from docendo.checks import is_number
+from docendo.checks import check_kind, is_number, short
 from docendo.errors import DataError
 from docendo.evals.metrics._basics import finite, same_length
 from docendo.evals.metrics._measures import Measure
-from docendo.evals.statistics._checks import check_resampling
+from docendo.evals.statistics._checks import check_number, check_resampling
 from docendo.records import Record
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ class RoutingCurve(Record):
 
         Args:
             recovered: Share of the gap, 0 to 1; RouteLLM names 0.5 and 0.8.
+
+        Raises:
+            ConfigError: if it is no number from 0 to 1.
         """
+        check_number("recovered", recovered, 0, 1)
         first, last = self.frontier[0].value, self.frontier[-1].value
         wanted = first + recovered * (max(last, max(p.value for p in self.frontier)) - first)
         return next((point.cost for point in self.frontier if point.value >= wanted), None)
@@ -107,8 +111,9 @@ def routing_curve(
         The curve.
 
     Raises:
-        DataError: if there is no question, the lengths differ, or a large answer costs no more than a small
-            one.
+        DataError: if there is no question, the lengths differ, a large answer costs no more than a small
+            one, or something is no finite number.
+        ConfigError: if `cascade` or a setting of the bootstrap is of another type or out of range.
 
     Example:
         >>> always = {"small_cost": [1, 1, 1, 1], "large_cost": [5, 5, 5, 5]}
@@ -121,8 +126,9 @@ def routing_curve(
     import numpy as np
 
     check_resampling(resamples, seed, level)
+    check_kind("cascade", cascade, bool, "True or False")
     if not is_number(router_cost) or router_cost < 0:
-        raise DataError(f"router_cost is {router_cost!r}", expected="a number, at least 0")
+        raise DataError(f"router_cost is {short(router_cost)}", expected="a number, at least 0")
     named = {
         "scores": scores,
         "small": small,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docendo.errors import DataError
+from docendo.errors import ConfigError, DataError
 from docendo.evals import RoutingCurve, oracle_scores, routing_curve
 
 
@@ -108,6 +108,9 @@ def test_the_cost_of_a_share_of_the_gap() -> None:
     found = curve([0.9, 0.1], [0, 1], [1, 1])
     assert found.cost_of(0.5) == pytest.approx(2.0)
     assert found.cost_of(1.0) == pytest.approx(3.0)
+    for share in (1.5, -0.1, "half", None):
+        with pytest.raises(ConfigError, match=r"recovered is .*; expected a number from 0 to 1"):
+            found.cost_of(share)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -129,3 +132,5 @@ def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], words: str)
     }
     with pytest.raises(DataError, match=words):
         routing_curve(**{**given, **changes})
+    with pytest.raises(ConfigError, match="cascade is 'no'; expected True or False"):
+        routing_curve(**{**given, "cascade": "no"})
