@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from docendo import evals
-from docendo.records import Usage
+from docendo.records import Record, Usage
 
 #: What may come out of a JSON file or a careless program, in the place of any argument.
 WRONG: tuple[tuple[str, Any], ...] = (
@@ -57,21 +60,13 @@ RETURNED = frozenset(
         ),
         *("DiversityReport", "DiversityScores", "EvalCost", "EvalRecord", "EvalResult", "GraphWorth"),
         *("ItemEffort", "LifelongBlock", "Measure", "OodGap", "OodReport", "Outcome", "PairedComparison"),
+        *("Judged", "RoutingCurve", "RoutingPoint"),
         *("ReportData", "Sample", "Task", "TaskInfo", "TaskMeasures", "Transcript", "Turn", "TwoPhaseResult"),
         *("Verdict", "ArchitectureModel", "LifelongLog", "Meter"),
     }
 )
 #: They need what another extra brings, or a run folder: tests of their own cover them.
-ELSEWHERE = frozenset(
-    {
-        *("DocendoLM", "inspect_model", "lessons", "run_report", "save_plots", "task_names"),
-        # Experiments, search and routing: their own tests give them bad input, not yet every wrong type.
-        *("Scores", "Trial", "experiment", "gain", "no_gain", "shown", "within"),
-        *("Countdown", "MiniSudoku", "SearchWorld", "WorldScorer", "Attempt", "Judged"),
-        *("allotted", "matched", "solved_within"),
-        *("RoutingCurve", "RoutingPoint", "oracle_scores", "routing_curve"),
-    }
-)
+ELSEWHERE = frozenset({"DocendoLM", "inspect_model", "lessons", "run_report", "save_plots", "task_names"})
 
 #: A line of lm-eval's samples.
 LOGGED: dict[str, Any] = {
@@ -86,11 +81,21 @@ LOGGED: dict[str, Any] = {
     "exact_match": 1.0,
 }
 
+#: What a small and a large model got and cost on four questions.
+ROUTED: dict[str, Any] = {
+    **{"small": [0, 1, 0, 1], "large": [1, 1, 1, 0]},
+    **{"small_cost": [1.0] * 4, "large_cost": [5.0] * 4},
+}
+
 Good = tuple[Callable[..., Any], dict[str, Any]]
 
 
 def good_calls(folder: Path) -> dict[str, Good]:
-    """A call that works of everything public that can be called, by its name."""
+    """A call that works of everything public that can be called, by its name.
+
+    What has a name with periods belongs to the public name before the first one: its methods, and calls of
+    another shape.
+    """
     items = [evals.make_item(f"{n} + {n} =", 2 * n) for n in range(4)]
     multiple = evals.make_item("Which is red?", "B", choices=["grass", "blood"])
     task = evals.Task(name="sums", train=tuple(items[:2]), test=tuple(items[2:]))
@@ -158,6 +163,7 @@ def good_calls(folder: Path) -> dict[str, Good]:
         "mcnemar": {"up": 3, "down": 1},
         "mix": {"parts": {"sums": task}, "name": "mix"},
         "normalise": {"text": "A  b"},
+        "oracle_scores": ROUTED,
         "ood_gap": {"results_in": outcomes, "results_out": outcomes, **level},
         "paired_bootstrap": {**numbers, **drawn},
         "paired_interval": {**numbers, **level},
@@ -176,6 +182,11 @@ def good_calls(folder: Path) -> dict[str, Good]:
             "results": [first, second],
             **{"baseline": None, "control": None, "title": None, "seed": 0, **level},
         },
+        "routing_curve": {
+            "scores": scores,
+            **ROUTED,
+            **{"router_cost": 0.1, "cascade": False, **drawn},
+        },
         "sample_size": {"difference": 0.1, "discordant": 0.2, "power": 0.8, **level},
         "sign_flip": {**numbers, "clusters": None, "resamples": 200, "seed": 0},
         "simultaneous_level": {"number": 3, **level},
@@ -192,7 +203,88 @@ def good_calls(folder: Path) -> dict[str, Good]:
         "windowed_forgetting": {"scores": scores, "window": 2},
         "windowed_plasticity": {"scores": scores, "window": 2},
     }
-    return {name: (getattr(evals, name), arguments) for name, arguments in calls.items()}
+    curve = evals.routing_curve(scores, **ROUTED, resamples=100)
+    return {
+        **{name: (getattr(evals, name), arguments) for name, arguments in calls.items()},
+        "RoutingCurve.cost_of": (curve.cost_of, {"recovered": 0.5}),
+        **search_calls(),
+        **experiment_calls(folder, first),
+    }
+
+
+def search_calls() -> dict[str, Good]:
+    """Worlds and equal compute. `steps`, `depth` and `solved` are left to the worlds: they call them."""
+    attempts = {name: [evals.Attempt(solved=name == "a", cost=2.0)] * 2 for name in "ab"}
+    budget = {"attempts": attempts, "budget": 6.0}
+    calls: dict[str, Good] = {
+        "Attempt": (evals.Attempt, {"solved": True, "cost": 2.0}),
+        "Countdown": (evals.Countdown, {"numbers": 3, "largest": 9, "least_target": 10}),
+        "MiniSudoku": (evals.MiniSudoku, {"givens": 6}),
+        "allotted": (evals.allotted, {**budget, "until_solved": True}),
+        "matched": (evals.matched, {**budget, "unit": "flops", "until_solved": True}),
+        "solved_within": (evals.solved_within, budget),
+    }
+    for world in (evals.Countdown(largest=5), evals.MiniSudoku()):
+        problem = world.problems(0, {"test": 1})["test"][0]
+        (item,), path = world.items([problem], "test"), world.path(problem)
+        scorer = evals.WorldScorer(world)
+        methods: dict[str, Good] = {
+            "SearchWorld.problems": (world.problems, {"seed": 0, "sizes": {"test": 1, "train": 1}}),
+            "SearchWorld.items": (world.items, {"problems": [problem], "split": "test"}),
+            "SearchWorld.judge": (world.judge, {"problem": problem, "text": path}),
+            "SearchWorld.shuffled": (world.shuffled, {"problem": problem, "rng": random.Random(0)}),
+            "WorldScorer": (evals.WorldScorer, {"world": world}),
+            "WorldScorer.score": (scorer.score, {"item": item, "text": path}),
+            "WorldScorer.leaks": (scorer.leaks, {"item": item, "text": path}),
+        }
+        for name in ("start", "search", "path", "trace"):
+            methods[f"SearchWorld.{name}"] = (getattr(world, name), {"problem": problem})
+        calls |= {name if name in vars(evals) else f"{name}.{world.name}": of for name, of in methods.items()}
+    return calls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(Record):
+    """Those of an experiment that runs one seed."""
+
+    seed: int = 0
+    seeds: int = 1
+
+
+def experiment_calls(folder: Path, evaluated: evals.EvalResult) -> dict[str, Good]:
+    """Rules, trials, and an experiment that is made, run, and given a trial by its function."""
+    claim, control = evals.gain("a", over="b"), evals.no_gain("c", over="b")
+    scores = evals.Scores(values={"i": 0.5, "j": None}, spent={"calls": 2})
+    trial = evals.Trial(arms=dict.fromkeys("abc", scores), facts={"f": 0.5})
+    made = evals.experiment(claim, control)
+    run = made(lambda config, *, seed, folder, quiet: trial)
+    numbers = itertools.count()
+
+    def give(trial: evals.Trial) -> None:
+        giving = made(lambda config, *, seed, folder, quiet: trial)
+        giving(Settings(), folder=folder / f"experiment-{next(numbers)}", quiet=True)
+
+    rule = {"of": "a", "over": "b", "less": False}
+    return {
+        "Scores": (evals.Scores, {"values": scores.values, "spent": scores.spent}),
+        "Scores.of": (evals.Scores.of, {"result": evaluated, "spent": None}),
+        "Trial": (evals.Trial, {"arms": trial.arms, "facts": trial.facts}),
+        "Trial.from_json": (evals.Trial.from_json, {"value": trial.to_json()}),
+        "experiment": (
+            lambda first, second: evals.experiment(first, second),
+            {"first": claim, "second": control},
+        ),
+        "experiment.made": (made, {"function": lambda config, *, seed, folder, quiet: trial}),
+        "experiment.run": (
+            run,
+            {"config": Settings(), "folder": folder / "experiment", "resume": True, "quiet": True},
+        ),
+        "experiment.trial": (give, {"trial": trial}),
+        "gain": (evals.gain, {**rule, "equal": "calls"}),
+        "no_gain": (evals.no_gain, rule),
+        "shown": (evals.shown, rule),
+        "within": (evals.within, {"fact": "f", "least": 0.0, "most": 1.0}),
+    }
 
 
 def result(rights: list[bool], *, name: str = "before") -> evals.EvalResult:
