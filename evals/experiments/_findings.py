@@ -100,9 +100,29 @@ def findings(rules: Sequence[Rule], trials: Sequence[Trial]) -> tuple[Finding, .
         rules: What must be shown.
         trials: One for each seed, checked by `check_trial`.
     """
-    return tuple(
+    found = [
         _within(rule, trials) if isinstance(rule, Within) else _difference(rule, trials) for rule in rules
+    ]
+    claimed = [abs(each.value) for each in found if each.role == "claim" and each.holds and each.value]
+    return tuple(
+        _powered(rule, each, min(claimed))
+        if claimed and isinstance(rule, Difference) and rule.expected == "no gain"
+        else each
+        for rule, each in zip(rules, found, strict=True)
     )
+
+
+def _powered(rule: Difference, found: Finding, claimed: float) -> Finding:
+    """A control that holds only if it could have failed: its interval excludes the smallest claimed gain."""
+    if not found.holds or found.interval is None:
+        return found
+    most = -found.interval[0] if rule.less else found.interval[1]
+    if most < claimed:
+        return found
+    words = (
+        f"control undecided: up to {most:.3f} is possible, and {claimed:.3f} is claimed; more items or seeds"
+    )
+    return found.replace(holds=False, verdict=words)
 
 
 def _within(rule: Within, trials: Sequence[Trial]) -> Finding:

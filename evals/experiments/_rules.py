@@ -116,7 +116,11 @@ def gain(of: str, over: str, *, equal: str | None = None, less: bool = False) ->
 
 
 def no_gain(of: str, over: str, *, less: bool = False) -> Difference:
-    """A control: it must not be better than the other."""
+    """A control: it must not be better than the other.
+
+    Where claims hold, the control's interval must also exclude a gain as large as the smallest of them: with
+    few items nothing is seen of anything.
+    """
     return Difference(of=of, over=over, expected="no gain", less=less)
 
 

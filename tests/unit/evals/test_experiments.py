@@ -95,6 +95,29 @@ def test_a_rule_that_fails_is_a_result(
     assert words in " ".join(row["verdict"] for row in summary["findings"])
 
 
+def test_a_control_that_could_not_have_failed_decides_nothing(tmp_path: Path) -> None:
+    """Four items: the claim is beyond doubt, and of the control nothing can be seen."""
+
+    def few(config: Settings, *, seed: int, folder: Path, quiet: bool) -> Trial:
+        noise = np.random.default_rng(seed).normal(0, 3, 4)
+        items = [f"{seed}/{place}" for place in range(4)]
+        return Trial(
+            arms={
+                "base": Scores(values=dict.fromkeys(items, 0.0)),
+                "method": Scores(values=dict.fromkeys(items, 1.0)),
+                "shuffled": Scores(values=dict(zip(items, map(float, noise), strict=True))),
+            }
+        )
+
+    both = experiment(gain("method", over="base"), no_gain("shuffled", over="base"))
+    summary = both(few)(Settings(), folder=tmp_path / "run", quiet=True)
+    assert holds(summary) == [True, False]
+    assert "control undecided: up to" in summary["findings"][1]["verdict"]
+    assert summary["status"] == "not reproduced"
+    less = experiment(gain("base", over="method", less=True), no_gain("shuffled", over="method", less=True))
+    assert holds(less(few)(Settings(), folder=tmp_path / "less", quiet=True)) == [True, False]
+
+
 def test_costs_within_two_percent_are_alike(tmp_path: Path) -> None:
     assert run(Settings(cost=102.0), folder=tmp_path / "run", quiet=True)["status"] == "reproduced"
 
