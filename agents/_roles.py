@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from docendo.agents._protocol import EngineProtocol
@@ -172,12 +173,15 @@ class Agent:
         return other
 
     def describe(self) -> dict[str, Any]:
-        """The agent as JSON, for a run's configuration: a resumed run must have the same agents."""
+        """The agent as JSON, for a run's configuration: a resumed run must have the same agents.
+
+        A model is its fingerprint; of a folder only the last name is told: it may be named from elsewhere.
+        """
         return {
             "class": type(self).__name__,
             "name": self.name,
             "role": self.role,
-            "model": self.engine.name,
+            "model": PurePath(self.engine.name).name,
             "fingerprint": self.engine.fingerprint,
             "adapter": self.engine.adapter_hash(self.adapter),
             "system": self.system,
