@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from docendo.errors import ConfigError
+
 app = typer.Typer(name="lm-eval", add_completion=False)
 
 
@@ -38,5 +40,9 @@ def command(context: typer.Context) -> None:
     before, sys.argv = sys.argv, ["lm-eval", *given]
     try:
         cli_evaluate()
+    except ValueError as error:  # what lm-eval raises at arguments that it cannot use
+        raise ConfigError(
+            f"lm-eval: {error}", expected="arguments that it takes", remedy="see `docendo lm-eval ls tasks`"
+        ) from error
     finally:
         sys.argv = before

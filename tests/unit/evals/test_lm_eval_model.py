@@ -323,6 +323,24 @@ def test_the_command_hands_over_to_lm_eval(monkeypatch: pytest.MonkeyPatch) -> N
     assert sys.argv == before
 
 
+def test_an_unknown_task_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """lm-eval's command raises a ValueError, but only after it has read all of its tasks, which takes long."""
+    import lm_eval.__main__
+
+    from docendo.cli import main
+
+    def unknown() -> None:
+        raise ValueError("Tasks not found: no_such_task")
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", unknown)
+    assert main(["lm-eval", "--model_args", "pretrained=x", "--tasks", "no_such_task"]) == 2
+    said = capsys.readouterr().err
+    assert "lm-eval: Tasks not found: no_such_task; expected" in said
+    assert "Traceback" not in said
+
+
 # --- whole tasks ---------------------------------------------------------------------------------
 
 TASK = """
