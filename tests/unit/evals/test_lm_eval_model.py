@@ -326,7 +326,7 @@ def test_the_command_hands_over_to_lm_eval(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_unknown_task_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """lm-eval's command raises a ValueError, but only after it has read all of its tasks, which takes long."""
+    """lm-eval raises a ValueError, but only after it has read all of its tasks, which takes long."""
     import lm_eval.__main__
 
     from docendo.cli import main
