@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -54,7 +55,7 @@ def choose(answers: Sequence[str | None], scores: Sequence[float] | None = None,
             return float(len(places)), len(places)
         if by == "max":
             return max(values), len(places)
-        total = sum(values)
+        total = math.fsum(values)  # in any order the same: ties are then ties
         return (total if by == "sum" else total / len(places)), len(places)
 
     best = max(groups.values(), key=weight)

@@ -226,6 +226,8 @@ def test_choosing_by_hand() -> None:
     assert choose(["a", "a", "b"], [0.1, 0.3, 0.0]) == 1, "of the winning group the best explanation"
     assert choose(["a", "b", "b"], [0.0, 0.0, 0.0]) == 1, "the larger group where all weigh the same"
     assert choose(["a", "b"], [0.0, 0.0]) == 0, "the earlier one of equal groups"
+    alike = [0.3, 0.2, 0.1, 0.1, 0.2, 0.3]
+    assert choose([*"bbbaaa"], alike) == 0, "equal scores weigh the same in any order"
     assert choose([None, None, "a"], [0.9, 0.9, 0.0]) == 2, "an answer before none"
     assert choose([None, None], [0.0, 0.1]) == 1
     with pytest.raises(ConfigError, match="2 answers and 1 scores"):
