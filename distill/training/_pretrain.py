@@ -80,14 +80,15 @@ def pretrain(
     output: str | Path,
     config: PretrainConfig | None = None,
     stop: Callable[[Sampler, int], bool] | None = None,
+    ends: bool = False,
     resume: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Trains a Llama of one token per character from nothing and saves it as a model folder.
 
     The tokenizer's chat template joins the messages' texts and adds nothing, so that an `Agent` without a
-    system message says exactly its prompt. No end token is learnt: give agents `max_tokens`, or end
-    completions with a character of the alphabet and give it as a stop string.
+    system message says exactly its prompt. Without `ends` no end token is learnt: give agents `max_tokens`, or
+    end completions with a character of the alphabet and give it as a stop string.
 
     Args:
         rows: Called as `rows(rng, batch)` before each step; returns as many (prompt, completion) pairs.
@@ -96,6 +97,8 @@ def pretrain(
         output: Folder to write; it appears when the model is finished, and an existing one is replaced.
         config: Sizes and settings.
         stop: Called as `stop(sampler, step)` every `config.every` steps; training ends when it is true.
+        ends: Whether the end token is learnt after each completion. Adapters are trained with it, so a model
+            that is fine-tuned later should know it.
         resume: Return a model that is there already, if it was made with the same alphabet and config; `rows`
             and `stop` are functions and not compared. A training that was interrupted begins anew.
         quiet: Show no progress.
@@ -126,12 +129,12 @@ def pretrain(
     config = config or PretrainConfig()
     if len(set(alphabet)) != len(alphabet) or not alphabet:
         raise ConfigError(f"the alphabet is {alphabet!r}", expected="each character once")
-    identity = {"alphabet": alphabet, **config.to_json()}
+    identity = {"alphabet": alphabet, **config.to_json(), **({"ends": True} if ends else {})}
     if resume and Path(output).exists():
         _require_same(Path(output), identity)
         return Path(output)
     require_writable(Path(output).parent)
-    coder = _Coder(alphabet, config.context)
+    coder = _Coder(alphabet, config.context, ends=ends)
     rng = np.random.default_rng(derive_seed("pretrain", config.seed))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("weights", config.seed) % 2**31)
@@ -232,8 +235,9 @@ class Sampler:
 class _Coder:
     """One token for each character."""
 
-    def __init__(self, alphabet: str, context: int) -> None:
+    def __init__(self, alphabet: str, context: int, *, ends: bool = False) -> None:
         self.alphabet, self.context = alphabet, context
+        self._end = [_SPECIAL.index("<|end|>")] if ends else []
         self._ids = {character: n for n, character in enumerate(alphabet, start=len(_SPECIAL))}
 
     def encode(self, text: str) -> list[int]:
@@ -251,16 +255,19 @@ class _Coder:
         """Padded token ids and labels, -100 where nothing is learnt."""
         import torch
 
-        width = max((len(prompt) + len(completion) for prompt, completion in rows), default=0)
-        if not width:
+        longest = max((len(prompt) + len(completion) for prompt, completion in rows), default=0)
+        if not longest:
             raise DataError("there is no row to learn from", expected="pairs of a prompt and a completion")
+        width = longest + len(self._end)
         if width > self.context:
-            raise DataError(f"a row has {width} characters", expected=f"at most {self.context}")
+            raise DataError(
+                f"a row has {longest} characters", expected=f"at most {self.context - len(self._end)}"
+            )
         ids, labels = [], []
         for prompt, completion in rows:
             if not completion:
                 raise DataError(f"the completion of {prompt!r} is empty", expected="a character at least")
-            text = self.encode(prompt + completion)
+            text = self.encode(prompt + completion) + self._end
             padding = width - len(text)
             ids.append(text + [0] * padding)
             labels.append([-100] * len(prompt) + text[len(prompt) :] + [-100] * padding)

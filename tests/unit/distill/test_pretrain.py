@@ -38,6 +38,20 @@ def test_the_engine_serves_what_was_learnt(counting: Path) -> None:
     assert answers == [f"{(n + 1) % 10}{(n + 2) % 10}" for n in range(10)]
 
 
+def test_a_model_that_learns_to_end_ends_by_itself(tmp_path: Path) -> None:
+    def learnt(sampler: Sampler, step: int) -> bool:
+        return step >= 100 and sampler(["1", "5"], length=2) == ["23", "67"]
+
+    made = pretrain(
+        after, alphabet=DIGITS, output=tmp_path / "m", config=SMALL, stop=learnt, ends=True, quiet=True
+    )
+    with Engine.load(made) as engine:
+        agent = Agent(engine, sampling=SamplingParams(max_tokens=5, temperature=0.0))
+        assert agent.reply(PublicItem(id="1", question="1")) == "23"
+    with pytest.raises(ResumeError):
+        pretrain(after, alphabet=DIGITS, output=made, config=SMALL, resume=True, quiet=True)
+
+
 def test_it_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     few = SMALL.replace(steps=3)
     first, again, other = (
@@ -83,6 +97,15 @@ def test_what_cannot_be_learnt_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=words):
             pretrain(rows(*row), alphabet=DIGITS, output=tmp_path / "m", config=SMALL, quiet=True)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="a row has 8 characters; expected at most 7"):
+        pretrain(
+            rows("1" * 7, "1"),  # type: ignore[arg-type]
+            alphabet=DIGITS,
+            output=tmp_path / "m",
+            config=SMALL,
+            ends=True,
+            quiet=True,
+        )
     with pytest.raises(DataError, match="no row to learn from"):
         pretrain(lambda rng, batch: [], alphabet=DIGITS, output=tmp_path / "m", config=SMALL, quiet=True)
     wild = SMALL.replace(learning_rate=1e30, warmup=0, steps=20, every=5)
