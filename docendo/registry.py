@@ -54,6 +54,7 @@ class Recipe(Record):
         function: Called as `function(config, folder=..., resume=..., quiet=...)`; returns the summary.
         needs: What it needs beside docendo, at every scale: "model:NAME", "package:NAME" or "gpu".
         scales: For other scales the settings that differ.
+        figure: Draws a stored result as the text of an SVG file, for the page of recipes; None for no figure.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Recipe(Record):
     function: Callable[..., dict[str, Any]]
     needs: tuple[str, ...] = ()
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    figure: Callable[[Mapping[str, Any]], str] | None = None
 
     @property
     def status(self) -> Status:
@@ -148,6 +150,7 @@ def recipe(
     cost: str,
     needs: tuple[str, ...] = (),
     scales: Mapping[str, Mapping[str, Any]] = _NOTHING,
+    figure: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Callable[[F], F]:
     """Registers the decorated function as a recipe. The arguments are the attributes of `Recipe`.
 
@@ -197,6 +200,7 @@ def recipe(
             function=function,
             needs=tuple(needs),
             scales={name: dict(settings) for name, settings in scales.items()},
+            figure=figure,
         )
         return function
 

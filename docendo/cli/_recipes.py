@@ -199,7 +199,7 @@ def new(
 def page(
     output: Annotated[Path | None, typer.Option(help="File to write; none prints it.")] = None,
 ) -> None:
-    """Write the page of all recipes and their results, as Markdown.
+    """Write the page of all recipes and their results, as Markdown, and its figures into figures/ beside it.
 
     Example: docendo recipes page --output docs/recipes.md
     """
@@ -210,5 +210,7 @@ def page(
     text = experiments.page(recipes())
     if output is None:
         print(text, end="")
-    else:
-        write_text(output, text)
+        return
+    for name, svg in experiments.figures(recipes()).items():
+        write_text(output.parent / "figures" / name, svg)
+    write_text(output, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from docendo.evals.experiments._experiment import experiment, text
 from docendo.evals.experiments._findings import Finding
 from docendo.evals.experiments._new import new_recipe
-from docendo.evals.experiments._record import page, result, store, versions
+from docendo.evals.experiments._record import figures, page, result, store, versions
 from docendo.evals.experiments._rules import Difference, Within, gain, no_gain, shown, within
 from docendo.evals.experiments._trial import Scores, Trial
 
@@ -16,6 +16,7 @@ __all__ = [
     "Trial",
     "Within",
     "experiment",
+    "figures",
     "gain",
     "new_recipe",
     "no_gain",

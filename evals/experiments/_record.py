@@ -88,8 +88,23 @@ def page(recipes: Sequence[Recipe]) -> str:
             continue
         parts.append(f"\n## {each.id}\n\n{each.claim}\n\nCost: {each.cost}.\n")
         scale = next(iter(results))
+        if each.figure is not None:
+            parts.append(f"\n![{each.title}](figures/{each.id}.svg)\n")
         parts.append(_figures(results[scale]))
     return "".join(parts)
+
+
+def figures(recipes: Sequence[Recipe]) -> dict[str, str]:
+    """The figures beside docs/recipes.md by file name: those of recipes that draw one and have a result.
+
+    Args:
+        recipes: All recipes.
+    """
+    return {
+        f"{each.id}.svg": each.figure(next(iter(results.values())))
+        for each in recipes
+        if each.figure is not None and (results := each.results())
+    }
 
 
 _HEAD = """# Recipes

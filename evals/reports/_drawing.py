@@ -12,6 +12,8 @@ from docendo.evals.reports._axes import Axis
 WIDTH, HEIGHT = 300, 220
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 290.0, 26.0, 176.0
 _LETTER = 6.2
+#: The colours of the page in light mode, by series.
+COLOURS = ("#7b8494", "#2457c5", "#b4500b", "#14795a", "#8a35a5", "#0b7285", "#a61e4d", "#5f6b0a")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,11 +54,11 @@ def report(data: ReportData) -> str:
         (True, False)
     """
     check_kind("data", data, ReportData, "ReportData, as from results_report")
-    return _environment().get_template("report.html.j2").render(data=data, **_view(data))
+    return environment().get_template("report.html.j2").render(data=data, **_view(data))
 
 
 @cache
-def _environment() -> Any:
+def environment() -> Any:
     """The templates, which take longer to compile than to fill."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

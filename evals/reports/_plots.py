@@ -13,12 +13,11 @@ from typing import Any
 from docendo.errors import MissingExtra, StorageError
 from docendo.evals.reports._axes import clipped, doublings
 from docendo.evals.reports._charts import MOST_SERIES, UNITS, cost_axis, cost_of, pareto
+from docendo.evals.reports._drawing import COLOURS
 from docendo.evals.reports._page import shown, tones_of
 from docendo.evals.reports._parts import Curve, Difference
 from docendo.evals.reports._report import ReportData
 
-#: The colours of the page in light mode, by series.
-_COLOURS = ("#7b8494", "#2457c5", "#b4500b", "#14795a", "#8a35a5", "#0b7285", "#a61e4d", "#5f6b0a")
 _MARKS, _DASHES = "os^D", ("-", "-", "--", ":", "-.", (0, (4, 2)), (0, (10, 4)), (0, (1, 2)))
 _LONGEST_NAME = 40
 _DPI = 150
@@ -85,7 +84,7 @@ def _accuracy(data: ReportData, tones: Tones) -> Any:
     figure, axes = _figure(1, height=0.9 + 0.42 * len(data.arms))
     for row, arm in enumerate(data.arms):
         style = {"hatch": "///", "alpha": 0.6} if arm.part == "control" else {}
-        axes.barh(row, 100 * arm.accuracy, color=_COLOURS[tones[arm.name]], height=0.6, **style)
+        axes.barh(row, 100 * arm.accuracy, color=COLOURS[tones[arm.name]], height=0.6, **style)
         if arm.n:
             low, high = (100 * bound for bound in arm.interval)
             axes.plot([low, high], [row, row], color="black", marker="|", linewidth=1.2)
@@ -119,7 +118,7 @@ def _differences(rows: Sequence[Difference], _data: ReportData, tones: Tones) ->
     figure, axes = _figure(1, height=1.0 + 0.5 * len(rows))
     axes.axvline(0, color="0.5", linewidth=1)
     for place, row in enumerate(rows):
-        tone = _COLOURS[tones.get(row.name, 1)]
+        tone = COLOURS[tones.get(row.name, 1)]
         low, high = (scale * bound for bound in row.interval)
         axes.plot([low, high], [place, place], color=tone, marker="|", linestyle="--" if row.control else "-")
         axes.plot(scale * row.difference, place, "s", color=tone, mfc="white" if row.control else tone)
@@ -154,7 +153,7 @@ def _frontier(data: ReportData, tones: Tones) -> Any:
         front = sorted((found[n][2], 100 * found[n][1].accuracy) for n in best)
         axes.plot(*zip(*front, strict=True), color="0.5", linestyle="--", linewidth=1)
         for place, (number, arm, cost) in enumerate(found):
-            tone = _COLOURS[tones[arm.name]]
+            tone = COLOURS[tones[arm.name]]
             mark = {
                 "marker": _MARKS[tones[arm.name] % 4],
                 "color": tone,
@@ -183,7 +182,7 @@ def _loss(data: ReportData, _tones: Tones) -> Any:
     if len(points) < 2:
         return None
     figure, axes = _figure(1, height=3.0)
-    axes.plot(*zip(*points, strict=True), color=_COLOURS[1])
+    axes.plot(*zip(*points, strict=True), color=COLOURS[1])
     axes.set(xlabel="step", ylabel="training loss")
     return figure
 
@@ -250,11 +249,11 @@ def _risk(data: ReportData, tones: Tones) -> Any:
 def _line(axes: Any, places: Sequence[int], curve: Curve, tone: int) -> None:
     axes.plot(places, [100 * value for value in curve.values], label=_name(curve.name), **_style(tone))
     for place, (low, high) in zip(places, curve.intervals, strict=False):
-        axes.plot([place, place], [100 * low, 100 * high], color=_COLOURS[tone], alpha=0.5, linewidth=1)
+        axes.plot([place, place], [100 * low, 100 * high], color=COLOURS[tone], alpha=0.5, linewidth=1)
 
 
 def _style(tone: int) -> dict[str, Any]:
-    return {"color": _COLOURS[tone], "marker": _MARKS[tone % 4], "linestyle": _DASHES[tone], "ms": 4}
+    return {"color": COLOURS[tone], "marker": _MARKS[tone % 4], "linestyle": _DASHES[tone], "ms": 4}
 
 
 def _figure(panels: int, *, height: float) -> list[Any]:

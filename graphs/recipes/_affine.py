@@ -260,18 +260,21 @@ def errors(texts: Sequence[str], asked: Sequence[PublicItem]) -> tuple[float, fl
     return wrong / len(texts), slips / len(texts)
 
 
-def train_teacher(world: World, output: Path, config: PretrainConfig, drill: float, *, quiet: bool) -> Path:
+def train_teacher(
+    world: World, output: Path, config: PretrainConfig, drill: float, *, least: float = 0.25, quiet: bool
+) -> Path:
     """Trains a teacher until it is right often enough and applies written rules without slips.
 
-    The rule was fixed before any result: sampled accuracy of at least 0.25 and at most 0.02 right rules with
-    a wrong answer, on the development contexts. (A wrong rule with the right answer counts as wrong here.)
+    The rule was fixed before any result: sampled accuracy of at least `least` and at most 0.02 right rules
+    with a wrong answer, on the development contexts. (A wrong rule with the right answer counts as wrong
+    here.)
     """
     asked = [item.public for item in problems(world.dev, config.seed)]
     prompts = [item.question for item in asked]
 
     def stop(sampler: Sampler, step: int) -> bool:
         wrong, slips = errors(sampler(prompts, length=LESSON, temperature=1.0, seed=step), asked)
-        return 1 - wrong - slips >= 0.25 and slips <= 0.02
+        return 1 - wrong - slips >= least and slips <= 0.02
 
     return pretrain(
         teacher_rows(world, drill),

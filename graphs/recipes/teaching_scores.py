@@ -27,7 +27,7 @@ from docendo.agents import Agent, Engine, Verifier
 from docendo.checks import check_count
 from docendo.distill import PretrainConfig
 from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown, within
-from docendo.graphs import choose, learning_by_teaching, run, teaching_measures
+from docendo.graphs import learning_by_teaching, run, teaching_measures
 from docendo.graphs.recipes._affine import (
     ANSWER,
     LESSON,
@@ -46,7 +46,7 @@ from docendo.graphs.recipes._affine import (
     train_teacher,
     with_labels,
 )
-from docendo.graphs.teaching._choosing import By
+from docendo.graphs.recipes._lessons import answer, examined, right, texts, tokens, vote
 from docendo.hashing import derive_seed
 from docendo.records import Completion, Item, Record, SamplingParams
 from docendo.registry import recipe
@@ -131,7 +131,7 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
         pool = answers(teacher, [[text] * alike for text in asked], length=LESSON, seed=seed)
         likely = [[math.exp(sum(one.logprobs)) for one in row[:n]] for row in pool]
         informed = answers(teacher, told, length=LESSON, seed=seed)
-        informed_scores, exams = _examined(student, items, _texts(_first(informed, n)), seed)
+        exams = examined(student, items, texts(_first(informed, n)), repeats=REPEATS, seed=seed)
         itself, own_exams = _examined_by_itself(teacher, items, taught.lessons, seed)
         ignored = _ignored(student, items, taught, seed)
     few, few_informed = _first(pool, n), _first(informed, n)
@@ -141,23 +141,26 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
         [float(has_rule(text, item.public)) for text in row]
         for item, row in zip(items, taught.lessons, strict=True)
     ]
-    truth = [[_right(item, text) for text in row] for item, row in zip(items, taught.lessons, strict=True)]
+    truth = [[right(item, text) for text in row] for item, row in zip(items, taught.lessons, strict=True)]
     teach, m1 = taught.teaching, taught.teaching + taught.examining
     # What each way answers, and the tokens that were generated for it.
     taken = {
-        "greedy": ([row[0] for row in _texts(greedy)], _tokens(greedy)),
-        "majority": (_vote(_texts(few)), _tokens(few)),
-        "majority, weighted by likelihood": (_vote(_texts(few), likely), _tokens(few)),
-        "majority of as many tokens": (_vote(_texts(pool)), _tokens(pool)),
-        "M1, sum": (_vote(taught.lessons, taught.scores), m1),
-        "M1, max": (_vote(taught.lessons, taught.scores, by="max"), m1),
-        "M1, scores shuffled": (_vote(taught.lessons, shuffled), m1),
-        "M1, exams of another rule": (_vote(taught.lessons, taught.astray), m1),
-        "teacher as its own student": (_vote(taught.lessons, itself), teach + own_exams),
-        "labels shown, majority": (_vote(_texts(few_informed)), _tokens(few_informed)),
-        "labels shown, majority of as many tokens": (_vote(_texts(informed)), _tokens(informed)),
-        "labels shown, M1": (_vote(_texts(few_informed), informed_scores), _tokens(few_informed) + exams),
-        "rule checked (ceiling)": (_vote(taught.lessons, rule), teach),
+        "greedy": ([row[0] for row in texts(greedy)], tokens(greedy)),
+        "majority": (vote(texts(few)), tokens(few)),
+        "majority, weighted by likelihood": (vote(texts(few), likely), tokens(few)),
+        "majority of as many tokens": (vote(texts(pool)), tokens(pool)),
+        "M1, sum": (vote(taught.lessons, taught.scores), m1),
+        "M1, max": (vote(taught.lessons, taught.scores, by="max"), m1),
+        "M1, scores shuffled": (vote(taught.lessons, shuffled), m1),
+        "M1, exams of another rule": (vote(taught.lessons, taught.astray), m1),
+        "teacher as its own student": (vote(taught.lessons, itself), teach + own_exams),
+        "labels shown, majority": (vote(texts(few_informed)), tokens(few_informed)),
+        "labels shown, majority of as many tokens": (vote(texts(informed)), tokens(informed)),
+        "labels shown, M1": (
+            vote(texts(few_informed), exams.scores),
+            tokens(few_informed) + sum(map(sum, exams.tokens)),
+        ),
+        "rule checked (ceiling)": (vote(taught.lessons, rule), teach),
         "any explanation (oracle)": (_any(taught.lessons, truth), teach),
     }
     flat = [(text, item.public) for item, row in zip(items, taught.lessons, strict=True) for text in row]
@@ -166,10 +169,10 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
     return Trial(
         arms={
             name: Scores(
-                values={item.id: _right(item, text) for item, text in zip(items, texts, strict=True)},
-                spent={"generated tokens": tokens},
+                values={item.id: right(item, text) for item, text in zip(items, chosen, strict=True)},
+                spent={"generated tokens": spent},
             )
-            for name, (texts, tokens) in taken.items()
+            for name, (chosen, spent) in taken.items()
         },
         facts={
             "AUROC of teaching scores": measures.auroc,
@@ -177,7 +180,7 @@ def teaching_scores(config: TeachingScores, *, seed: int, folder: Path, quiet: b
             "AUROC, exams of another rule": teaching_measures(taught.astray, truth).auroc,
             "AUROC of the teacher's likelihood": teaching_measures(
                 likely,
-                [[_right(item, text) for text in row] for item, row in zip(items, _texts(few), strict=True)],
+                [[right(item, text) for text in row] for item, row in zip(items, texts(few), strict=True)],
             ).auroc,
             "explanations with a wrong rule": wrong,
             "explanations with the right rule and a wrong answer": slips,
@@ -211,7 +214,7 @@ def _taught(
         ],
         exam=SameRule(),
         verifier=Verifier(LastDigit()),
-        read=_answer,
+        read=answer,
         repeats=REPEATS,
     )
     known = (folder / "lessons").is_dir()
@@ -232,26 +235,6 @@ def _taught(
     )
 
 
-def _examined(
-    student: Engine, items: Sequence[Item], lessons: Sequence[Sequence[str]], seed: int
-) -> tuple[list[list[float]], int]:
-    """Teaching scores of given lessons, and the tokens of the exams."""
-    exams = [SameRule().questions(item.public) for item in items]
-    rows = [
-        [f"{item.public.question}{lesson}{question.public.question}"] * REPEATS
-        for item, row, exam in zip(items, lessons, exams, strict=True)
-        for lesson in row
-        for question in exam
-    ]
-    said = answers(student, rows, length=ANSWER, temperature=0.7, seed=seed)
-    given = iter(_texts(said))
-    scores = [
-        [fmean(_right(question, text) for question in exam for text in next(given)) for _ in row]
-        for row, exam in zip(lessons, exams, strict=True)
-    ]
-    return scores, _tokens(said)
-
-
 def _examined_by_itself(
     teacher: Engine, items: Sequence[Item], lessons: Sequence[Sequence[str]], seed: int
 ) -> tuple[list[list[float]], int]:
@@ -264,12 +247,12 @@ def _examined_by_itself(
             rows.append([f"{context.problem(x)}{lesson[:4]}" for x in exam])
             wanted.append([str(context.of(x)) for x in exam])
     said = answers(teacher, rows, length=2, temperature=0.7, seed=seed)
-    found, golds = iter(_texts(said)), iter(wanted)
+    found, golds = iter(texts(said)), iter(wanted)
     scores = [
         [fmean(text[-1:] == gold for text, gold in zip(next(found), next(golds), strict=True)) for _ in row]
         for row in lessons
     ]
-    return scores, _tokens(said)
+    return scores, tokens(said)
 
 
 def _ignored(student: Engine, items: Sequence[Item], taught: _Taught, seed: int) -> float:
@@ -278,9 +261,9 @@ def _ignored(student: Engine, items: Sequence[Item], taught: _Taught, seed: int)
         [f"{item.public.question}|?{x}" for x in asked_in_exam(item.public) for _ in range(REPEATS)]
         for item in items
     ]
-    alone = _texts(answers(student, rows, length=ANSWER, temperature=0.7, seed=seed))
+    alone = texts(answers(student, rows, length=ANSWER, temperature=0.7, seed=seed))
     return fmean(
-        _answer(with_lesson) == _answer(without)
+        answer(with_lesson) == answer(without)
         for plain, exams in zip(alone, taught.exams, strict=True)
         for exam in exams
         for without, with_lesson in zip(plain, (text for given in exam for text in given), strict=True)
@@ -300,18 +283,6 @@ def _followed(items: Sequence[Item], taught: _Taught) -> float:
     return fmean(found) if found else math.nan
 
 
-def _vote(
-    rows: Sequence[Sequence[str]], scores: Sequence[Sequence[float]] | None = None, *, by: By = "sum"
-) -> list[str]:
-    """The chosen text of each row: by scores, or by the majority if there are none."""
-    if scores is None:
-        return [row[choose([_answer(text) for text in row], by="count")] for row in rows]
-    return [
-        row[choose([_answer(text) for text in row], given, by=by)]
-        for row, given in zip(rows, scores, strict=True)
-    ]
-
-
 def _any(rows: Sequence[Sequence[str]], truth: Sequence[Sequence[bool]]) -> list[str]:
     """A right text of each row, if there is one."""
     return [
@@ -322,20 +293,3 @@ def _any(rows: Sequence[Sequence[str]], truth: Sequence[Sequence[bool]]) -> list
 
 def _first(rows: Sequence[Sequence[Completion]], n: int) -> list[Sequence[Completion]]:
     return [row[:n] for row in rows]
-
-
-def _tokens(rows: Sequence[Sequence[Completion]]) -> int:
-    """Tokens as they were generated: an answer may end early."""
-    return sum(len(one.token_ids) for row in rows for one in row)
-
-
-def _texts(rows: Sequence[Sequence[Completion]]) -> list[list[str]]:
-    return [[completion.text for completion in row] for row in rows]
-
-
-def _answer(text: str) -> str | None:
-    return text[-1:] or None
-
-
-def _right(item: Item, text: str) -> bool:
-    return LastDigit().score(item, text).correct

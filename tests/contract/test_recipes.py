@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from docendo.cli import main
-from docendo.evals.experiments import Within, page, result
+from docendo.evals.experiments import Within, figures, page, result
 from docendo.registry import ROOMS, Recipe, get_recipe, recipes, result_name, results_folder
 
 RECIPES = recipes()
@@ -121,6 +121,8 @@ def test_every_stored_result_has_a_recipe() -> None:
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the repository, not only the tests")
 def test_the_page_is_made_from_the_registry_and_the_results() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(RECIPES), "run: make recipes-page"
+    found = {path.name: path.read_text(encoding="utf-8") for path in (PAGE.parent / "figures").glob("*.svg")}
+    assert found == figures(RECIPES), "run: make recipes-page"
 
 
 def test_the_command_lists_and_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
