@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from docendo.errors import ConfigError
@@ -41,6 +41,8 @@ class Mastery(Record):
 @dataclass(slots=True)
 class _Learners:
     known: dict[tuple[str, str], Mastery] = field(default_factory=dict)
+    #: For each learner the answers that count, each with what was believed of all concepts after it.
+    courses: dict[str, list[tuple[str, dict[str, float]]]] = field(default_factory=dict)
 
 
 class MasteryTracker:
@@ -94,20 +96,37 @@ class MasteryTracker:
         *,
         author: Author,
         key: str,
+        run: str = "",
         item: str = "",
         parents: tuple[str, ...] = (),
     ) -> Mastery:
         """Posts an answer and returns what is believed of the concept now. The same key counts once."""
-        self.board.post(
+        self.book(learner, concept, right, author=author, key=key, run=run, item=item, parents=parents)
+        return self.of(learner, concept)
+
+    def book(
+        self,
+        learner: str,
+        concept: str,
+        right: bool,
+        *,
+        author: Author,
+        key: str,
+        run: str = "",
+        item: str = "",
+        parents: tuple[str, ...] = (),
+    ) -> Post:
+        """Posts an answer and computes nothing. The same key counts once."""
+        return self.board.post(
             "event",
             {"learner": learner, "concept": concept, "right": bool(right)},
             author=author,
             key=f"{self.channel}/answer/{key}",
+            run=run,
             item=item,
             parents=parents,
             channel=self.channel,
         )
-        return self.of(learner, concept)
 
     def tracing(self, concept: str) -> Tracing:
         """The parameters of a concept."""
@@ -119,10 +138,17 @@ class MasteryTracker:
         """What is believed of a concept; the prior if there was no answer."""
         return self._held(self._fold(), learner, concept)
 
-    def mastery(self, learner: str) -> dict[str, float]:
-        """The mastery of each concept that was answered or blamed: what `PathPlanner` plans with."""
-        known = self._fold().known.items()
-        return {concept: one.value for (name, concept), one in sorted(known) if name == learner}
+    def mastery(self, learner: str, *, answers: Collection[str] | None = None) -> dict[str, float]:
+        """The mastery of each concept that was answered or blamed: what `PathPlanner` plans with.
+
+        Args:
+            learner: The learner.
+            answers: Ids of the posts of its first answers, to see what was believed after them: work that is
+                done again after a crash must not see what came of it the first time. None for all answers.
+        """
+        course = self._fold().courses.get(learner, [])
+        found = (values for post, values in reversed(course) if answers is None or post in answers)
+        return dict(sorted(next(found, {}).items()))
 
     def predict(self, learner: str, concept: str) -> float:
         """Probability that the learner's next answer is right."""
@@ -151,10 +177,11 @@ class MasteryTracker:
             wrong=held.wrong + (not right),
             evidence=(*held.evidence, post.id),
         )
-        if right or not self.blame:
-            return
-        for need in self._before.get(concept, ()):
+        for need in self._before.get(concept, ()) if self.blame and not right else ():
             other = self._held(state, learner, need)
             own = self.tracing(need).posterior(other.value, False)
             value = (1 - self.blame) * other.value + self.blame * own
             state.known[learner, need] = other.replace(value=value, evidence=(*other.evidence, post.id))
+        course = state.courses.setdefault(learner, [])
+        values = {name: one.value for (who, name), one in state.known.items() if who == learner}
+        course.append((post.id, values))

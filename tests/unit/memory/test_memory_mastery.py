@@ -109,6 +109,19 @@ def test_mastery_is_rebuilt_from_the_board(board):
     assert again.of("bob", "sums").value == Tracing().prior
 
 
+def test_what_was_believed_after_the_first_answers_is_found_again(board):
+    tracker = MasteryTracker(board, prerequisites={"products": ["sums"]}, blame=0.5)
+    answer(tracker, True, False)
+    first = [post.id for post in board.posts(channel="main")]
+    before = tracker.mastery("ann")
+    answer(tracker, False, concept="products")
+    assert tracker.mastery("ann", answers=first) == before
+    assert tracker.mastery("ann").keys() == {"sums", "products"}
+    assert tracker.mastery("ann", answers=[]) == tracker.mastery("bob") == {}
+    board.trust(first[1], "quarantined", by=CHECKER, reason="not hers")
+    assert tracker.mastery("ann", answers=first)["sums"] == pytest.approx(Tracing().trace([True])[-1])
+
+
 def test_the_same_key_counts_once(board):
     tracker = MasteryTracker(board)
     first = tracker.answered("ann", "sums", True, author=TUTOR, key="k")
