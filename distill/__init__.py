@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from docendo.distill.datasets._answers import prompts_dataset, unpaired_dataset
     from docendo.distill.datasets._classes import classification_dataset
     from docendo.distill.datasets._contrastive import contrastive_dataset
+    from docendo.distill.datasets._feedback import feedback_dataset
     from docendo.distill.datasets._lessons import lessons_dataset
     from docendo.distill.datasets._manifest import (
         DatasetManifest,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from docendo.distill.rounds._rounds import Rounds
     from docendo.distill.rounds._scheduler import Feedback, Plan, RandomScheduler, Scheduler
     from docendo.distill.rounds._success import SuccessTable
+    from docendo.distill.rounds._tailored import tailored_rounds
     from docendo.distill.rounds._ucb import UCB
     from docendo.distill.selectors._coverage import KCenter, PCoreSet, greedy_k_center
     from docendo.distill.selectors._difference import DifferenceSampling
@@ -158,6 +160,7 @@ __all__ = [
     "encode",
     "expert_iteration",
     "export_adapter",
+    "feedback_dataset",
     "greedy_k_center",
     "label_probs",
     "learn",
@@ -173,6 +176,7 @@ __all__ = [
     "save_dataset",
     "sft_dataset",
     "store_teacher",
+    "tailored_rounds",
     "teacher_paths",
     "token_bytes",
     "train",
@@ -261,6 +265,7 @@ __getattr__, __dir__ = lazy_names(
         "encode": "docendo.distill.training._batches",
         "expert_iteration": "docendo.distill.rounds._expert",
         "export_adapter": "docendo.distill.adapters._export",
+        "feedback_dataset": "docendo.distill.datasets._feedback",
         "greedy_k_center": "docendo.distill.selectors._coverage",
         "label_probs": "docendo.distill.selectors._labels",
         "learn": "docendo.distill.rounds._learn",
@@ -275,6 +280,7 @@ __getattr__, __dir__ = lazy_names(
         "save_dataset": "docendo.distill.datasets._manifest",
         "sft_dataset": "docendo.distill.datasets._sft",
         "store_teacher": "docendo.distill.training._teachers",
+        "tailored_rounds": "docendo.distill.rounds._tailored",
         "teacher_paths": "docendo.distill.training._paths",
         "token_bytes": "docendo.distill.objectives._align",
         "train": "docendo.distill.training._train",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from docendo.graphs.teaching._exams import Exam, NearestExam, VariantExam, teaching_score
     from docendo.graphs.teaching._graph import LbTState, learning_by_teaching
     from docendo.graphs.teaching._measures import TeachingMeasures, teaching_measures
+    from docendo.graphs.teaching._tailored import TailoredState, tailored_lessons
     from docendo.graphs.topologies import (
         ClassroomState,
         Controller,
@@ -86,6 +87,7 @@ __all__ = [
     "Speaker",
     "SwitchingState",
     "TakeTurns",
+    "TailoredState",
     "TeachingMeasures",
     "TeamState",
     "Topology",
@@ -114,6 +116,7 @@ __all__ = [
     "sample_and_choose",
     "standalone",
     "switching",
+    "tailored_lessons",
     "teaching_measures",
     "teaching_score",
     "team",
@@ -144,6 +147,7 @@ __getattr__, __dir__ = lazy_names(
             ("Exam", "NearestExam", "VariantExam", "teaching_score"), "docendo.graphs.teaching._exams"
         ),
         **dict.fromkeys(("LbTState", "learning_by_teaching"), "docendo.graphs.teaching._graph"),
+        **dict.fromkeys(("TailoredState", "tailored_lessons"), "docendo.graphs.teaching._tailored"),
         **dict.fromkeys(("TeachingMeasures", "teaching_measures"), "docendo.graphs.teaching._measures"),
         **dict.fromkeys(
             (

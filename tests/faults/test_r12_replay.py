@@ -216,6 +216,19 @@ def generate_verify_refine(engine: Any, task: Any) -> Any:
 
 
 @builds
+def tailored_lessons(engine: Any, task: Any) -> Any:
+    from docendo import graphs
+    from docendo.agents import Agent
+
+    return graphs.tailored_lessons(
+        student=Agent(engine, role="student", sampling=sampling(2)),
+        teacher=Agent(engine, role="teacher", sampling=sampling(2), prompt="{question} {attempt}"),
+        verifier=verifier(),
+        mistakes=2,
+    )
+
+
+@builds
 def learning_by_teaching(engine: Any, task: Any) -> Any:
     from docendo import Student, Teacher, graphs
 
