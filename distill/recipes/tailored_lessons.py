@@ -47,7 +47,7 @@ from docendo.hashing import derive_seed, digest
 from docendo.records import Item, Record, Request, SamplingParams
 from docendo.registry import recipe
 
-_STUDENT = PretrainConfig(hidden=48, layers=2, steps=600, batch=64, learning_rate=4e-3)
+_STUDENT = PretrainConfig(hidden=48, layers=2, steps=1000, batch=64, learning_rate=4e-3)
 _TEACHER = PretrainConfig(hidden=48, layers=2, steps=500, batch=64, learning_rate=4e-3)
 _TRAINING = TrainConfig(
     max_steps=10, per_device_train_batch_size=32, learning_rate=3e-3, dtype="float32", save_steps=0
@@ -124,7 +124,7 @@ class TailoredLessons(Record):
     gain(OWN, over=RANDOM, equal="trained tokens"),
     gain(OWN, over=OTHER, equal="trained tokens"),
     no_gain(OTHER, over=RANDOM),
-    within(f"lessons about a misconception: {OWN}", 0.8),
+    within(f"first lessons about a misconception: {OWN}", 0.8),
     shown(OWN, over=UNTRAINED),
     shown(RANDOM, over=UNTRAINED),
     shown(REFLECTING, over=OWN),
@@ -178,7 +178,7 @@ class _Seed:
                 learning.load_adapter("taught", adapters[-1].path)
                 tokens = sum(self._tokens(each, len(adapters)) for each in adapters)
                 arms[name] = self._scores(learner.with_adapter("taught"), task, tokens)
-                facts[f"lessons about a misconception: {name}"] = fmean(
+                facts[f"first lessons about a misconception: {name}"] = fmean(
                     not own.keys().isdisjoint(world.facts(question)) for question in told
                 )
         return Trial(arms=arms, facts=facts)
@@ -240,7 +240,7 @@ class _Seed:
     def _taught(
         self, learner: Agent, tutor: Agent, task: Task, name: str, arm: _Arm
     ) -> tuple[list[Adapter], list[str]]:
-        """The adapters of all rounds, and the questions that lessons were about."""
+        """The adapters of all rounds, and the questions that the first round's lessons were about."""
         folder = self.folder / "rounds" / re.sub("[^a-z]+", "-", name)
         steps = self.config.training.max_steps * self.config.rounds // arm.rounds
         tailored_rounds(
@@ -259,7 +259,7 @@ class _Seed:
             quiet=self.quiet,
         )
         places = [folder / f"round-{number}" for number in range(1, arm.rounds + 1)]
-        learnt = load_dataset(places[-1] / "data")
+        learnt = load_dataset(places[0] / "data")
         told = [row["prompt"][0]["content"][1:-1] for row in learnt]
         return [Adapter.open(place / "adapter") for place in places], told
 
