@@ -21,9 +21,28 @@ if TYPE_CHECKING:
     from docendo.graphs.routing._graphs import RoutingState, cascade, route
     from docendo.graphs.routing._switching import SwitchingState, switching
     from docendo.graphs.teaching._choosing import choose
+    from docendo.graphs.teaching._course import Course
     from docendo.graphs.teaching._exams import Exam, NearestExam, VariantExam, teaching_score
+    from docendo.graphs.teaching._exemplars import (
+        ExemplarsState,
+        Failure,
+        exemplar_refinement,
+        read_exemplars,
+        with_exemplars,
+        write_failures,
+    )
     from docendo.graphs.teaching._graph import LbTState, learning_by_teaching
+    from docendo.graphs.teaching._learners import Learner, Lesson, Said
     from docendo.graphs.teaching._measures import TeachingMeasures, teaching_measures
+    from docendo.graphs.teaching._orders import (
+        CurriculumOrder,
+        LessonOrder,
+        PlannedOrder,
+        RandomOrder,
+        Standing,
+        WeakestOrder,
+    )
+    from docendo.graphs.teaching._planned import PlannedTutoringState, planned_tutoring
     from docendo.graphs.teaching._tailored import TailoredState, tailored_lessons
     from docendo.graphs.topologies import (
         ClassroomState,
@@ -61,14 +80,21 @@ __all__ = [
     "Controller",
     "Coordinator",
     "CoordinatorState",
+    "Course",
     "Crossed",
+    "CurriculumOrder",
     "DemonstrationState",
     "Exam",
+    "ExemplarsState",
+    "Failure",
     "Floor",
     "Grader",
     "Human",
     "LargeState",
     "LbTState",
+    "Learner",
+    "Lesson",
+    "LessonOrder",
     "LongInputState",
     "Member",
     "ModelController",
@@ -76,23 +102,29 @@ __all__ = [
     "NearestExam",
     "Orchestrator",
     "Order",
+    "PlannedOrder",
+    "PlannedTutoringState",
     "Pruned",
+    "RandomOrder",
     "Reasoner",
     "RefiningState",
     "RoutingState",
     "Run",
     "RunDiff",
     "RunInfo",
+    "Said",
     "Seeker",
     "Speaker",
+    "Standing",
     "SwitchingState",
-    "TakeTurns",
     "TailoredState",
+    "TakeTurns",
     "TeachingMeasures",
     "TeamState",
     "Topology",
     "TutoringState",
     "VariantExam",
+    "WeakestOrder",
     "arun",
     "blackboard",
     "cascade",
@@ -104,13 +136,16 @@ __all__ = [
     "describe_run",
     "description",
     "diff_runs",
+    "exemplar_refinement",
     "find_run",
     "generate_verify_refine",
     "learning_by_teaching",
     "list_runs",
     "long_input",
     "node",
+    "planned_tutoring",
     "prune_runs",
+    "read_exemplars",
     "route",
     "run",
     "sample_and_choose",
@@ -121,6 +156,8 @@ __all__ = [
     "teaching_score",
     "team",
     "tutoring",
+    "with_exemplars",
+    "write_failures",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -146,7 +183,32 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(
             ("Exam", "NearestExam", "VariantExam", "teaching_score"), "docendo.graphs.teaching._exams"
         ),
+        **dict.fromkeys(
+            (
+                "ExemplarsState",
+                "Failure",
+                "exemplar_refinement",
+                "read_exemplars",
+                "with_exemplars",
+                "write_failures",
+            ),
+            "docendo.graphs.teaching._exemplars",
+        ),
+        "Course": "docendo.graphs.teaching._course",
         **dict.fromkeys(("LbTState", "learning_by_teaching"), "docendo.graphs.teaching._graph"),
+        **dict.fromkeys(("Learner", "Lesson", "Said"), "docendo.graphs.teaching._learners"),
+        **dict.fromkeys(
+            (
+                "CurriculumOrder",
+                "LessonOrder",
+                "PlannedOrder",
+                "RandomOrder",
+                "Standing",
+                "WeakestOrder",
+            ),
+            "docendo.graphs.teaching._orders",
+        ),
+        **dict.fromkeys(("PlannedTutoringState", "planned_tutoring"), "docendo.graphs.teaching._planned"),
         **dict.fromkeys(("TailoredState", "tailored_lessons"), "docendo.graphs.teaching._tailored"),
         **dict.fromkeys(("TeachingMeasures", "teaching_measures"), "docendo.graphs.teaching._measures"),
         **dict.fromkeys(

@@ -146,12 +146,17 @@ class SameRule:
         return {"exam": "three inputs of the same rule"}
 
 
-def of_another_rule(problem: PublicItem, answers: Sequence[Sequence[str]]) -> float:
-    """The share of exam answers that would be right if the exam had been about another rule."""
+def another_rule(problem: PublicItem) -> Context:
+    """The problem's inputs with another rule, always the same one."""
     context, _ = read(problem)
     rng = np.random.default_rng(derive_seed("another rule", problem.question))
     rules = [(a, b) for a in range(1, P) for b in range(P) if (a, b) != (context.a, context.b)]
-    other = Context(*rules[int(rng.integers(len(rules)))], context.x1, context.x2)
+    return Context(*rules[int(rng.integers(len(rules)))], context.x1, context.x2)
+
+
+def of_another_rule(problem: PublicItem, answers: Sequence[Sequence[str]]) -> float:
+    """The share of exam answers that would be right if the exam had been about another rule."""
+    other = another_rule(problem)
     asked = asked_in_exam(problem)
     verdicts = [
         text[-1:] == str(other.of(x)) for x, texts in zip(asked, answers, strict=True) for text in texts

@@ -242,6 +242,25 @@ def learning_by_teaching(engine: Any, task: Any) -> Any:
     )
 
 
+@builds
+def exemplar_refinement(engine: Any, task: Any) -> Any:
+    from docendo import Student, Teacher, graphs
+    from docendo.agents import Agent
+
+    return graphs.exemplar_refinement(
+        teacher=Teacher(engine, sampling=sampling()),
+        reviser=Agent(
+            engine, role="teacher", prompt="{question} {exemplars} {failures}", sampling=sampling()
+        ),
+        students=[Student(engine, name=name, sampling=sampling()) for name in ("ann", "bob")],
+        exam=graphs.VariantExam(tasks_of(6, 0).train, variant_of=lambda item: item.task, questions=2),
+        verifier=verifier(),
+        beam=2,
+        expansions=1,
+        rounds=2,
+    )
+
+
 def two_models(engine: Any, prompt: str = "{question}") -> dict[str, Any]:
     """The tiny model as the small and as the large one, with a budget that lasts for all items."""
     from docendo.agents import Agent

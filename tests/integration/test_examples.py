@@ -150,7 +150,7 @@ def test_what_the_page_says_of_teaching_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = re.findall(
+    first, second, third = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs/teaching.md").read_text(), flags=re.DOTALL
     )
     changes = {
@@ -168,7 +168,9 @@ def test_what_the_page_says_of_teaching_runs(
     with closing(scope["engine"]):
         assert "/2, 95 % interval" in capsys.readouterr().out
         exec(compile(second, "teaching.md", "exec"), scope)
-    assert len(scope["pairs"])
+        assert len(scope["pairs"])
+        exec(compile(third, "teaching.md", "exec"), scope)
+        assert capsys.readouterr().out.strip()
 
 
 def test_an_agent_of_ones_own_is_compared(
