@@ -9,6 +9,7 @@ import pytest
 
 from docendo.distill import Adapter, TraceTree, TrainConfig, train_role
 from docendo.distill.recipes import _running_results as world
+from docendo.distill.recipes.malt import Malt
 from docendo.errors import ConfigError, DataError, LeakError
 from docendo.evals import make_item
 from docendo.records import Author, Trace
@@ -112,29 +113,47 @@ def test_what_cannot_be_learnt_is_refused(tiny_model_dir: Path, tmp_path: Path) 
         )
 
 
-def test_workings_and_what_is_wrong_with_them() -> None:
-    assert world.worked("3+5*2-7") == "869"
-    assert world.worked("0-1*3") == "97"
+def test_a_right_working() -> None:
+    assert world.worked("3+5*2+6") == "121"
+    assert world.worked("6+2*3") == "13"
+    assert world.worked("3+5*2+6", "132") == "122", "of a critique, each step from the answer's result before"
+
+
+def test_more_problems_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match="train and test are 300 problems of 2 digits; expected at most 0"):
+        Malt(terms=2)
+    with pytest.raises(ConfigError, match="test is 0"):
+        Malt(test=0)
+    assert Malt(terms=3).terms == 3
+
+
+def test_what_writers_write() -> None:
+    rng = np.random.default_rng(0)
+    answers = {world.written(rng, "3+5*2+6") for _ in range(30)}
+    assert answers == {"121", "132"}, "the product is right, or off by one, and the rest follows from it"
+    critiques = {world.written(rng, "3+5*2+6", "132") for _ in range(30)}
+    assert critiques == {"122", "132"}, "each step is done anew from what the answer has before it"
+    refined = {world.written(rng, "3+5*2+6", "132", "122") for _ in range(30)}
+    assert refined == {"121", "132"}, "one of both is believed, and after a change the rest is worked anew"
+    assert world.follows("121", "3+5*2+6", "132", "122")
+    assert not world.follows("122", "3+5*2+6", "132", "122"), "not the critique itself"
+    assert not world.follows("12", "3+5*2+6")
+    assert not world.follows("12;", "3+5*2+6")
+
+
+def test_the_corpus_has_all_roles_alike_and_no_hidden_problem() -> None:
     rng = np.random.default_rng(0)
     hidden = [item.public.question for item in world.items(rng, 2, 20, "test", ())]
     rows = world.rows(2, hidden)(rng, 300)
     assert not any(question in prompt for prompt, _ in rows for question in hidden)
-    seen = {"G": 0, "V": 0, "R": 0}
+    assert [sum(prompt[0] == role for prompt, _ in rows) for role in "GVR"] == [100] * 3
     for prompt, said in rows:
-        role, (question, *told) = prompt[0], prompt[1:-1].split(":")
-        seen[role] += 1
-        if role == "V":
-            assert said == world.first_wrong(question, told[0]) + world.END
-        else:
-            assert said == world.worked(question) + world.END
-        if role == "R":
-            assert told[1] == world.first_wrong(question, told[0])
-    assert min(seen.values()) > 60
+        assert world.follows(said, *prompt[1:-1].split(":"))
 
 
 def test_only_the_last_result_counts() -> None:
-    item = make_item("3+5*2-7", "9")
+    item = make_item("3+5*2+6", "1")
     scorer = world.LastResult()
-    assert scorer.score(item, "009").correct
+    assert scorer.score(item, "001").correct
     assert not scorer.score(item, "").correct
-    assert not scorer.score(item, "860").correct
+    assert not scorer.score(item, "120").correct
