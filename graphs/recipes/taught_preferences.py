@@ -3,17 +3,22 @@
 Explanations of training problems get a score that is half correctness and half teaching score, pairs that
 differ by more than 0.3 are preferences (at most eight a problem), and DPO with a likelihood term on what is
 chosen trains the teacher (Ning et al. 2024, arXiv 2406.14629, M2; beta 0.1 and these numbers are the
-paper's). What is chosen always has a right answer, because only verified text is learnt from.
+paper's; its likelihood term weighs 50, here 1, and rate and steps are this recipe's own). What is chosen
+always has a right answer, because only verified text is learnt from.
 
-The world is that of `teaching-scores`. There one wrong rule in seven gives the right answer by luck, and
-correctness alone cannot tell.
+The world (`_habits.py`) is one in which an answer does not tell whether its explanation is right: half of the
+teacher's explanations have a wrong factor, and training problems are easy ones that are answered rightly with
+any. In exams, which ask about other inputs, a wrong factor fails. The other habit, a wrong sum in the end,
+shows in the answer. Where right answers come of right explanations only, both scores say the same.
 
 Claim: with as many pairs and steps the teacher that learns from both scores answers more unseen problems than
-the one that learns from correctness, and than one whose teaching scores were shuffled within each problem.
+the untrained one, than the one that learns from correctness, and than one whose teaching scores were shuffled
+within each problem.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +30,7 @@ import numpy as np
 from docendo.agents import Agent, Engine, Verifier
 from docendo.checks import check_count
 from docendo.distill import PretrainConfig, TrainConfig, pairs_dataset, train, train_dpo
-from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown
+from docendo.evals import Scores, Trial, experiment, gain, no_gain, shown, within
 from docendo.graphs import learning_by_teaching, run
 from docendo.graphs.recipes._affine import (
     ANSWER,
@@ -36,21 +41,19 @@ from docendo.graphs.recipes._affine import (
     SameRule,
     World,
     answers,
-    has_rule,
     problems,
-    train_student,
-    train_teacher,
 )
+from docendo.graphs.recipes._habits import easy_problems, has_factor, train_student, train_teacher
 from docendo.hashing import derive_seed
 from docendo.records import Item, Record, SamplingParams, Trace
 from docendo.registry import recipe
 
-_TEACHER = PretrainConfig(hidden=96, layers=3, steps=2500, batch=96, learning_rate=2e-3)
-_STUDENT = PretrainConfig(
-    hidden=64, layers=2, steps=1000, batch=64, learning_rate=3e-3, initializer_range=0.1
-)
+_TEACHER = PretrainConfig(hidden=48, layers=2, steps=1500, batch=64, learning_rate=4e-3)
+_STUDENT = _TEACHER
 _TINY = PretrainConfig(hidden=16, layers=1, heads=2, steps=25, batch=8)
-_DPO = TrainConfig(max_steps=120, learning_rate=1e-3, per_device_train_batch_size=32, lora_r=16)
+_DPO = TrainConfig(
+    max_steps=60, learning_rate=1e-3, per_device_train_batch_size=32, dtype="float32", save_steps=0
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +61,11 @@ class TaughtPreferences(Record):
     """Settings. Those of the fine-tuning were chosen on worlds of seeds that are not reported.
 
     Attributes:
-        taught: Training problems, two for each of at most 164 contexts.
+        taught: Training problems, at most 164.
         problems: Test problems, at most 400.
         rationales: Explanations of each problem.
+        until: Share of what the teacher says of development contexts that its corpus could have said; with
+            it the teacher is done.
         nll_weight: Weight of the likelihood of what is chosen.
         teacher: How the teacher is built and trained.
         student: How the student is built and trained.
@@ -69,9 +74,10 @@ class TaughtPreferences(Record):
         seeds: Number of seeds.
     """
 
-    taught: int = 328
-    problems: int = 400
+    taught: int = 164
+    problems: int = 200
     rationales: int = 8
+    until: float = 0.9
     nll_weight: float = 1.0
     teacher: PretrainConfig = _TEACHER
     student: PretrainConfig = _STUDENT
@@ -81,7 +87,7 @@ class TaughtPreferences(Record):
 
     def __post_init__(self) -> None:
         """Checks the sizes: a world has no more problems."""
-        check_count("taught", self.taught, 1, 2 * DEV)
+        check_count("taught", self.taught, 1, DEV)
         check_count("problems", self.problems, 1, TEST)
         check_count("rationales", self.rationales, 1)
 
@@ -90,10 +96,11 @@ class TaughtPreferences(Record):
     id="taught-preferences",
     title="Learning by teaching M2: the teacher learns from its students' exams",
     paper="Ning et al. 2024, arXiv 2406.14629",
-    claim="With as many pairs and steps DPO on correctness and teaching scores answers more unseen problems "
-    "than DPO on correctness, and than with teaching scores shuffled.",
+    claim="Where wrong explanations give right answers to training problems, DPO on correctness and teaching "
+    "scores answers more unseen problems than the untrained teacher, than DPO on correctness with as many "
+    "pairs and steps, and than with teaching scores shuffled.",
     config=TaughtPreferences,
-    cost="about 4 minutes a seed on one core",
+    cost="about 2 minutes a seed on one core",
     needs=("package:trl",),
     scales={
         "tiny": {
@@ -107,23 +114,28 @@ class TaughtPreferences(Record):
     },
 )
 @experiment(
+    gain("correct and taught (M2)", over="untrained"),
     gain("correct and taught (M2)", over="correct", equal="pairs"),
     gain("correct and taught (M2)", over="teaching scores shuffled", equal="pairs"),
     no_gain("teaching scores shuffled", over="correct"),
-    shown("correct and taught (M2)", over="untrained"),
+    within("teaching score: right factor", least=0.8),
+    within("teaching score: wrong factor", most=0.2),
     shown("correct", over="untrained"),
     shown("correct and taught (M2)", over="right answers alone (SFT)"),
 )
 def taught_preferences(config: TaughtPreferences, *, seed: int, folder: Path, quiet: bool) -> Trial:
     """Teaches, trains the teacher in every way and asks it the test problems."""
     world = World.of(seed)
-    teacher = train_teacher(world, folder / "teacher", config.teacher.replace(seed=seed), 0.5, quiet=quiet)
+    teacher = train_teacher(
+        world, folder / "teacher", config.teacher.replace(seed=seed), config.until, quiet=quiet
+    )
     student = train_student(world, folder / "student", config.student.replace(seed=seed), quiet=quiet)
-    halves = [problems(world.dev, seed + part, "train") for part in (0, 10_000)]
-    unique = {item.id: item for half in halves for item in half}
-    lessons = list(unique.values())[: config.taught]
+    lessons = easy_problems(world.dev[: config.taught])
     items = problems(world.test[: config.problems], seed)
-    with Engine.load(teacher) as speaking, Engine.load(student) as learning:
+    with (
+        Engine.load(teacher, dtype="float32") as speaking,
+        Engine.load(student, dtype="float32") as learning,
+    ):
         traces = _taught(config, lessons, speaking, learning, folder, seed, quiet=quiet)
         kinds = _kinds(traces, lessons, items, seed)
         count = min(len(rows) for rows in kinds.values())
@@ -166,11 +178,12 @@ def taught_preferences(config: TaughtPreferences, *, seed: int, folder: Path, qu
             for name, texts in said.items()
         },
         facts={
-            f"right rule: {name}": fmean(
-                has_rule(text, item.public) for item, row in zip(items, texts, strict=True) for text in row
+            f"right factor: {name}": fmean(
+                has_factor(text, item.public) for item, row in zip(items, texts, strict=True) for text in row
             )
             for name, texts in said.items()
-        },
+        }
+        | _taught_by(traces, lessons),
     )
 
 
@@ -201,6 +214,27 @@ def _taught(
     with run(graph, lessons, name="lessons", folder=folder, seed=seed, resume=known, quiet=quiet) as finished:
         # An explanation ends after its sixth character, so one that reaches the limit is whole.
         return [trace.replace(finish_reason="stop") for trace in finished.traces(role="teacher")]
+
+
+def _taught_by(traces: Sequence[Trace], lessons: Sequence[Item]) -> dict[str, float]:
+    """What explanations of training problems teach, and how many right answers have a wrong factor."""
+    problem = {item.id: item.public for item in lessons}
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    lucky = []
+    for trace in traces:
+        right = has_factor(trace.completion, problem[trace.item])
+        scores[right].append(trace.rewards["teaching"])
+        if trace.rewards["verified"]:
+            lucky.append(float(not right))
+    return {
+        "teaching score: right factor": _mean(scores[True]),
+        "teaching score: wrong factor": _mean(scores[False]),
+        "right answers with a wrong factor": _mean(lucky),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
 
 
 def _kinds(
