@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,3 +102,23 @@ def test_every_arm_writes_as_much_and_is_right_where_its_model_is(kind: chains.K
                 assert written == expected, arm
     wrong = {recipe.CROSSED} | ({"centralized, one round"} if kind == "steps" else set())
     assert {arm for arm, right in solved.items() if not right} == wrong
+
+
+def test_a_model_is_never_there_without_what_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, the next process would train the model a second time."""
+    config = recipe.Topologies(dev=4, hidden=16, steps=50)
+    with monkeypatch.context() as patched:
+        patched.setattr(recipe, "write_json", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recipe._model(config, 0, tmp_path, True)
+    assert not (tmp_path / "model").exists()
+    model, known = recipe._model(config, 0, tmp_path, True)
+    made = (model / "model.safetensors").stat().st_mtime_ns
+    assert recipe._model(config, 0, tmp_path, True) == (model, known)
+    assert (model / "model.safetensors").stat().st_mtime_ns == made
+
+
+def interrupted(*arguments: Any) -> None:
+    raise KeyboardInterrupt
