@@ -306,7 +306,8 @@ def _working(config: VolunteerBoard, seed: int, board: Path, processes: int) -> 
 
 
 def _serve(config: VolunteerBoard, seed: int, board: str, number: int, stop: Any, ready: Any) -> None:
-    """A process with every so manieth volunteer."""
+    """A process with every so manieth volunteer, which ends with the one that started it."""
+    started_by = multiprocessing.parent_process()
     own = keepers(lake(seed, dev=config.dev, test=config.questions), config.sheets)
 
     async def work() -> None:
@@ -314,7 +315,7 @@ def _serve(config: VolunteerBoard, seed: int, board: str, number: int, stop: Any
         with Blackboard.open(board) as opened:
             working = asyncio.create_task(Worker(opened, own[number :: config.processes]).run(stop=ended))
             ready.release()
-            while not stop.is_set() and not working.done():
+            while not stop.is_set() and not working.done() and (not started_by or started_by.is_alive()):
                 await asyncio.sleep(0.05)
             ended.set()
             await working

@@ -1,5 +1,10 @@
 """The world of the recipe `volunteer-board`, and its volunteers in this process and in others."""
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +61,38 @@ def test_volunteers_in_two_processes_deliver_what_they_deliver_in_one(tmp_path):
     match, f1, sheets = answered(tmp_path / "here", "run", 0)
     assert sum(match.values.values()) > 0
     assert answered(tmp_path / "elsewhere", "run", 2) == (match, f1, sheets)
+
+
+#: Dies with a process of volunteers that shares its output.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from docendo.graphs.recipes import volunteer_board as board
+from docendo.memory import Blackboard
+
+Blackboard.open(sys.argv[1]).close()
+with board._working(board.VolunteerBoard(questions=4, dev=8, processes=1), 7, Path(sys.argv[1]), 1):
+    print("working", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_volunteers_in_another_process_end_when_the_one_that_started_them_is_killed(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "board.db")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=200)  # until the last process that shares it has ended
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert said == b"working\n"
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_an_archive_of_all_sheets_leads_to_the_answer():
