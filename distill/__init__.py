@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from docendo.distill.selectors._labels import label_probs
     from docendo.distill.selectors._llkd import LLKD
     from docendo.distill.selectors._quality import QualityClassifier
+    from docendo.distill.selectors._rewarding import reward_traces
     from docendo.distill.selectors._selection import Selection
     from docendo.distill.selectors._selector import Selector, Shuffled
     from docendo.distill.selectors._simple import Random, ShortestCorrect, Verified
@@ -173,6 +174,7 @@ __all__ = [
     "pretrain",
     "prompts_dataset",
     "push_to_hub",
+    "reward_traces",
     "save_dataset",
     "sft_dataset",
     "store_teacher",
@@ -278,6 +280,7 @@ __getattr__, __dir__ = lazy_names(
         "prompts_dataset": "docendo.distill.datasets._answers",
         "push_to_hub": "docendo.distill.adapters._hub",
         "save_dataset": "docendo.distill.datasets._manifest",
+        "reward_traces": "docendo.distill.selectors._rewarding",
         "sft_dataset": "docendo.distill.datasets._sft",
         "store_teacher": "docendo.distill.training._teachers",
         "tailored_rounds": "docendo.distill.rounds._tailored",

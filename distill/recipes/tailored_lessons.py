@@ -109,12 +109,13 @@ class TailoredLessons(Record):
     cost="about 3 minutes a seed on one core",
     scales={
         "tiny": {
-            "terms": 3,
+            "terms": 2,
+            "wrong": 60,
             "train": 20,
             "test": 8,
             "rounds": 1,
-            "student": _STUDENT.replace(hidden=32, layers=1, heads=2, steps=300),
-            "teacher": _TEACHER.replace(hidden=32, layers=1, heads=2, steps=600),
+            "student": _STUDENT.replace(hidden=32, layers=1, heads=2, steps=200),
+            "teacher": _TEACHER.replace(hidden=32, layers=1, heads=2, steps=700),
             "training": _TRAINING.replace(max_steps=2),
             "seeds": 2,
         }
