@@ -144,7 +144,7 @@ def figure(result: Mapping[str, Any]) -> str:
     figure=figure,
     scales={
         "tiny": {
-            "problems": 4,
+            "problems": 2,
             "draws": 3000,  # a teacher that guesses needs many to have samples of each kind
             "temperature": 1.0,
             "carrying_out": 1.0,
