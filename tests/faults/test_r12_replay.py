@@ -1,8 +1,10 @@
 """R12: The same seed gives the same result, also if every step of the work is resumed in a fresh process.
 
-Each graph and each recipe of docendo runs twice in one go, and once so that the process ends at every commit
-that brought a new post, call, trace or outcome: the next process has nothing but what is stored. Ledger
-digest, traces, outcomes, evaluation and adapters have to be identical. Only wall seconds differ, and tokens
+Each graph and each recipe of docendo runs in one go and once more, and then so that the process ends at every
+commit that brought a new post, call, trace or outcome, and at every new file: the next process has nothing
+but what is stored. (Of long work only the first ends are that close; the short form runs recipes in one go
+once.) Of a recipe that is an experiment one seed runs, at the scale "tiny". Ledger digest, traces, outcomes,
+evaluation, trials with their costs, and weights have to be identical. Only wall seconds differ, and tokens
 that an engine found in its cache, which a fresh process does not have.
 
 The tiny model's engine is `invariant`: under `seeded` a token may hang on the last bit of sums whose order
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import random
@@ -30,10 +33,17 @@ pytestmark = pytest.mark.slow
 
 #: The exit status of a process that has made a step and has more to do.
 STEP = 75
+#: Why a recipe is known to miss the bar; the test fails when it no longer does.
+KNOWN = {
+    "taught-preferences": "scores are shuffled item by item in the order in which traces were stored, "
+    "which is another one after a kill",
+}
+#: Processes in which work has to be done.
+MOST = 5000
 SEED = 5
-#: What measures time or this process's luck and not the work.
+#: What measures time or this process's luck and not the work, and which commit it ran from.
 UNEQUAL = {"seconds", "flops", "phases", "path", "report", "cached_tokens", "generated_tokens_per_second"}
-UNEQUAL |= {"tokens_per_second", "peak_memory_gb"}
+UNEQUAL |= {"tokens_per_second", "peak_memory_gb", "commits"}
 
 
 # --- in the processes -------------------------------------------------------------------------------
@@ -65,36 +75,62 @@ def tasks_of(train: int, test: int) -> Any:
     return evals.tasks("reasoning_gym:chain_sum", train=train, test=test, **settings)
 
 
-def end_at_each_step(stride: int) -> None:
-    """Ends this process at its first commit, or a later one, that leaves more records than before."""
+def end_at_each_step(folder: Path, stride: int) -> None:
+    """Ends this process at its step of that number.
+
+    A step is what a kill leaves: a commit to a file that then has more records, or a new name in the folder.
+    What changes in memory alone is none: to be killed there is to be killed at the step before.
+    """
     import sqlalchemy as sa
 
     from docendo.memory import Database
     from docendo.memory.storage import _schema
 
+    steps = itertools.count(1)
+
+    def step() -> None:
+        if next(steps) >= stride:
+            os._exit(STEP)
+
     # Not claims to requests: a claim is a lease, made anew by each process, and no progress.
     tables = [each.name for each in (_schema.posts, _schema.journal, _schema.traces, _schema.items)]
     query = sa.text("SELECT " + " + ".join(f"(SELECT count(*) FROM {name})" for name in tables))
-    commit, before, steps = Database._commit, dict[int, int](), [0]
+    commit, before = Database._commit, dict[Path, int]()
 
     def committed(self: Database, connection: sa.Connection, write: bool) -> None:
         commit(self, connection, write)
-        if write:
+        if write and self.path is not None:
             rows = connection.scalar(query)
-            if rows > before.setdefault(id(self), rows):
-                before[id(self)], steps[0] = rows, steps[0] + 1
-                if steps[0] >= stride:
-                    os._exit(STEP)
+            if rows > before.setdefault(self.path, rows):
+                before[self.path] = rows
+                step()
 
     begin = Database._begin
 
     def begun(self: Database, connection: sa.Connection, write: bool) -> None:
         begin(self, connection, write)
-        if write and id(self) not in before and sa.inspect(connection).has_table(tables[0]):
-            before[id(self)] = int(connection.scalar(query) or 0)
+        known = self.path is None or self.path in before
+        if write and not known and sa.inspect(connection).has_table(tables[0]):
+            before[self.path] = int(connection.scalar(query) or 0)
 
     Database._commit = committed  # type: ignore[method-assign]
     Database._begin = begun  # type: ignore[method-assign]
+    os.rename = naming(os.rename, folder, step)
+    os.replace = naming(os.replace, folder, step)
+
+
+def naming(rename: Callable[..., None], folder: Path, step: Callable[[], None]) -> Callable[..., None]:
+    """`os.rename` or `os.replace` with a step behind each new name; a temporary one begins with a dot."""
+
+    def renamed(old: Any, new: Any, **options: Any) -> None:
+        path, known = Path(new), os.path.exists(new)
+        rename(old, new, **options)
+        if known or not path.is_relative_to(folder):
+            return
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            step()
+
+    return renamed
 
 
 def spoil(broken: str) -> None:
@@ -261,6 +297,25 @@ def exemplar_refinement(engine: Any, task: Any) -> Any:
     )
 
 
+@builds
+def planned_tutoring(engine: Any, task: Any) -> Any:
+    from docendo import Student, graphs
+    from docendo.agents import Agent
+
+    asked = tasks_of(6, 0).train
+    return graphs.planned_tutoring(
+        learner=Student(engine, sampling=sampling()),
+        tutor=Agent(engine, role="tutor", prompt="{skill} {known}", sampling=sampling()),
+        course=graphs.Course(
+            skills={"first": (), "then": ("first",)},
+            goals=["then"],
+            questions={"first": asked[:3], "then": asked[3:]},
+        ),
+        verifier=verifier(),
+        lessons=2,
+    )
+
+
 def two_models(engine: Any, prompt: str = "{question}") -> dict[str, Any]:
     """The tiny model as the small and as the large one, with a budget that lasts for all items."""
     from docendo.agents import Agent
@@ -390,7 +445,7 @@ def run_graph(model: Any, tokenizer: Any, order: Order) -> None:
 
     spoil(order["broken"])
     if order["step"]:
-        end_at_each_step(order["stride"])
+        end_at_each_step(Path(order["folder"]), order["stride"])
     folder, task = Path(order["folder"]), tasks_of(order["items"], 2)
     with (
         Engine(model, tokenizer, determinism="invariant") as engine,
@@ -424,20 +479,24 @@ def run_recipe(model: str, order: Order) -> None:
         lambda cls, name, **options: load(cls, name, **{**options, "determinism": "invariant"})
     )
     if order["step"]:
-        end_at_each_step(order["stride"])
+        end_at_each_step(Path(order["folder"]), order["stride"])
     recipe = get_recipe(order["name"])
     recipe.run(
-        recipe.configure(settings(recipe, model, order["items"])),
+        settings(recipe, model, order["items"]),
         folder=Path(order["folder"]) / "run",
         resume=True,
         quiet=True,
     )
 
 
-def settings(recipe: Any, model: str, items: int) -> dict[str, Any]:
-    """The smallest settings, by name, for those of them that a recipe has."""
+def settings(recipe: Any, model: str, items: int) -> Any:
+    """The smallest settings, by name; an experiment's are one seed of its scale "tiny"."""
     from docendo.distill import TrainConfig
 
+    defaults = {each.name: each.default for each in dataclasses.fields(recipe.config)}
+    if "seeds" in defaults:
+        named = {"model": model} if isinstance(defaults.get("model"), str) else {}
+        return recipe.configure({"seeds": 1, **named}, scale="tiny")
     tiny: dict[str, Any] = {
         "student": model,
         "train": items + 2,
@@ -447,8 +506,7 @@ def settings(recipe: Any, model: str, items: int) -> dict[str, Any]:
         "examples": 2,
         "train_config": TrainConfig(max_steps=2, per_device_train_batch_size=4, dtype="float32"),
     }
-    names = {each.name for each in dataclasses.fields(recipe.config)}
-    return {name: value for name, value in tiny.items() if name in names}
+    return recipe.configure({name: value for name, value in tiny.items() if name in defaults})
 
 
 # --- what has to be equal ---------------------------------------------------------------------------
@@ -485,6 +543,8 @@ def facts(folder: Path) -> dict[str, str]:
             kept = plain(json.loads(path.read_text()))
             # The digest of the records covers their seconds; the records themselves are compared.
             found[name] = json.dumps({**kept, "records": None})
+        elif path.name == "trial.json":  # costs are results as well; the order of items says nothing
+            found[name] = json.dumps(json.loads(path.read_text())["trial"], sort_keys=True)
         elif path.suffix == ".jsonl":
             found[name] = json.dumps([plain(json.loads(line)) for line in path.read_text().splitlines()])
     return found
@@ -494,11 +554,15 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
     return [f"other {name}" for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 
-def stepwise(server: Server, work: str, *, most: int = 5000, stride: int = 1, **order: Any) -> int:
-    """Has the work done, a fresh process for every step; returns how many steps ended a process."""
-    for step in range(most):
+def stepwise(server: Server, work: str, *, most: int = MOST, close: int = MOST, **order: Any) -> int:
+    """Has the work done, a fresh process for every step; returns how many steps ended a process.
+
+    After the first `close` processes the next makes twice as many steps as the one before: long work ends.
+    """
+    for number in range(most):
+        stride = 2 ** max(0, number - close)
         if server.run(work, fine=(0, STEP), step=True, stride=stride, **order).status == 0:
-            return step
+            return number
     raise AssertionError(f"{work} is not done after {most} steps")
 
 
@@ -513,22 +577,29 @@ def folder_of(tmp_path: Path, name: str) -> str:
     return str(tmp_path / name)
 
 
-def three_times(
-    server: Server, tmp_path: Path, work: str, name: str, *, stride: int = 1, **order: Any
+def replayed(
+    server: Server,
+    tmp_path: Path,
+    work: str,
+    name: str,
+    *,
+    again: bool = True,
+    close: int = MOST,
+    **order: Any,
 ) -> tuple[list[str], int]:
     """Does the work in one go, again with other concurrency, and step by step; returns what differs."""
     order = {"name": name, "broken": "", **order}
-    for how, concurrency in (("once", 4), ("again", 1)):
+    whole = {"once": 4, "again": 1} if again else {"once": 4}
+    for how, concurrency in whole.items():
         server.run(
             work, fine=(0,), folder=folder_of(tmp_path, how), step=False, concurrency=concurrency, **order
         )
-    order |= {"concurrency": 4, "stride": stride}
+    order |= {"concurrency": 4, "close": close}
     steps = stepwise(server, work, folder=folder_of(tmp_path, "steps"), **order)
     first = facts(tmp_path / "once")
     assert any(": ledger" in fact for fact in first)
-    problems = [f"again: {line}" for line in differences(first, facts(tmp_path / "again"))]
-    problems += [f"step by step: {line}" for line in differences(first, facts(tmp_path / "steps"))]
-    return problems, steps
+    others = [how for how in (*whole, "steps") if how != "once"]
+    return [f"{how}: {line}" for how in others for line in differences(first, facts(tmp_path / how))], steps
 
 
 def built_in() -> list[str]:
@@ -544,25 +615,33 @@ def built_in() -> list[str]:
 
 
 def recipe_ids() -> list[str]:
-    """Recipes that are one run. An experiment goes on trial by trial, which its own tests show."""
     from docendo.registry import recipes
 
-    return [recipe.id for recipe in recipes() if not hasattr(recipe.function, "rules")]
+    return [recipe.id for recipe in recipes()]
 
 
 @pytest.mark.parametrize("name", built_in())
 def test_graphs(bar: Any, server: Server, tmp_path: Path, name: str) -> None:
     assert name in GRAPHS, f"a new graph: say in {Path(__file__).name} how it is built"
-    problems, steps = three_times(server, tmp_path, "graph", name, items=bar.size(4, short=1))
+    problems, steps = replayed(server, tmp_path, "graph", name, items=bar.size(4, short=1))
     reached = {"forced resumes": steps}
     bar.part(f"graph {name}", cases=3, failed=problems, needed=3, reached=reached)
 
 
 @pytest.mark.parametrize("name", recipe_ids())
 def test_recipes(bar: Any, server: Server, tmp_path: Path, name: str) -> None:
-    size = {"items": bar.size(24, short=8), "stride": bar.size(1, short=12)}
-    problems, steps = three_times(server, tmp_path, "recipe", name, **size)
-    bar.part(f"recipe {name}", cases=3, failed=problems, needed=3, reached={"forced resumes": steps})
+    # A result that is another each time is noticed step by step as well: the short form saves the second run.
+    size = {"items": bar.size(24, short=8), "close": bar.size(300, short=0), "again": bar.full}
+    problems, steps = replayed(server, tmp_path, "recipe", name, **size)
+    cases = bar.size(3, short=2)
+    bar.part(
+        f"recipe {name}",
+        cases=cases,
+        failed=problems,
+        needed=cases,
+        reached={"forced resumes": steps},
+        known=KNOWN.get(name, ""),
+    )
 
 
 def test_the_bar_catches_a_seed_from_the_clock(bar: Any, server: Server, tmp_path: Path) -> None:
