@@ -14,6 +14,10 @@ and teacher are trained from nothing. All arms train the student on as many toke
 questions. Best of drafts takes of each question's drafts the preferred one and trains no teacher: it is what
 the preference alone is worth where all questions have drafts.
 
+A first run, by plain DPO on the seeds from 0, broke off at its second seed: the aligned teacher wrote nothing
+right any more, and hardly anything with the first. The likelihood of what is chosen was added on seeds from
+100, a check of right lessons to the rules, and the reported seeds are the untouched ones from 10.
+
 Claim: lessons of the aligned teacher make the student answer more unseen sums than those of the unaligned one
 and of one aligned by shuffled preferences.
 """
@@ -54,7 +58,7 @@ from docendo.registry import recipe
 
 _MODEL = PretrainConfig(hidden=48, layers=2, steps=1000, batch=64, learning_rate=4e-3)
 _DPO = TrainConfig(
-    max_steps=60, per_device_train_batch_size=16, learning_rate=5e-3, dtype="float32", save_steps=0
+    max_steps=60, per_device_train_batch_size=16, learning_rate=1e-3, dtype="float32", save_steps=0
 )
 _SFT = _DPO.replace(max_steps=20, per_device_train_batch_size=32, learning_rate=3e-3)
 ALIGNED, UNALIGNED, BEST = "aligned teacher", "unaligned teacher", "best of drafts"
@@ -73,6 +77,8 @@ class AlignedTeacher(Record):
         test: Test sums.
         samples: Answers to each test sum.
         beta: How strongly the unaligned teacher holds DPO.
+        nll_weight: Weight of the likelihood of what is chosen; 0 in the paper. Without it DPO made small
+            teachers that wrote hardly anything right any more.
         model: How student and teacher are built and trained.
         dpo: Settings of DPO.
         sft: Settings of the student's training.
@@ -87,10 +93,11 @@ class AlignedTeacher(Record):
     test: int = 200
     samples: int = 4
     beta: float = 0.1
+    nll_weight: float = 1.0
     model: PretrainConfig = _MODEL
     dpo: TrainConfig = _DPO
     sft: TrainConfig = _SFT
-    seed: int = 0
+    seed: int = 10
     seeds: int = 5
 
     def __post_init__(self) -> None:
@@ -129,6 +136,7 @@ class AlignedTeacher(Record):
     gain(ALIGNED, over=SHUFFLED, equal="trained tokens"),
     no_gain(SHUFFLED, over=UNALIGNED),
     within(f"lessons in the student's style: {ALIGNED}", 0.5),
+    within(f"questions with a right lesson: {ALIGNED}", 0.5),
     within("drafts in the student's style: preference above the others", 0.1),
     shown(ALIGNED, over=BEST),
     shown(BEST, over=UNALIGNED),
@@ -191,6 +199,10 @@ class _Seed:
             )
             for name, taught in lessons.items()
         }
+        facts |= {
+            f"questions with a right lesson: {name}": len(taught) / len(asked)
+            for name, taught in lessons.items()
+        }
         return Trial(arms=arms, facts=facts | _preferred(liked, own))
 
     def _pretrained(self, name: str, rows: Any) -> Path:
@@ -249,6 +261,7 @@ class _Seed:
                 output=output,
                 config=self.config.dpo.replace(seed=self.seed),
                 beta=self.config.beta,
+                nll_weight=self.config.nll_weight,
                 resume=True,
                 quiet=self.quiet,
             )
