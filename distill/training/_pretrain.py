@@ -87,8 +87,8 @@ def pretrain(
     """Trains a Llama of one token per character from nothing and saves it as a model folder.
 
     The tokenizer's chat template joins the messages' texts and adds nothing, so that an `Agent` without a
-    system message says exactly its prompt. Without `ends` no end token is learnt: give agents `max_tokens`, or
-    end completions with a character of the alphabet and give it as a stop string.
+    system message says exactly its prompt. Without `ends` no end token is learnt: give agents `max_tokens`,
+    or end completions with a character of the alphabet and give it as a stop string.
 
     Args:
         rows: Called as `rows(rng, batch)` before each step; returns as many (prompt, completion) pairs.
