@@ -133,7 +133,7 @@ def measure(options: Options) -> Study:
 def written(author: str, topics: Sequence[str], *, samples: int) -> list[dict[str, Any]]:
     """The teacher's answers to questions about some things."""
     prompts = [[{"role": "user", "content": form.format(topic)}] for topic in topics for form in FORMS]
-    with Engine.load(author) as engine:
+    with Engine.load(author, determinism="invariant") as engine:  # the same texts if the study is resumed
         asked = [
             engine.submit(
                 Request(
