@@ -39,7 +39,7 @@ def reward_traces(traces: Iterable[Trace], selector: Selector, *, reward: str = 
         ...     for text in ("4", "two and two are 4")
         ... ]
         >>> [turn.rewards["short"] for turn in reward_traces(turns, ShortestCorrect(), reward="short")]
-        [-1.0, -17.0]
+        [1.0, 0.5]
     """
     if not reward:
         raise ConfigError("the reward has no name", expected="one such as 'preference'")
