@@ -212,8 +212,12 @@ def _taught(
     )
     known = (folder / "lessons").is_dir()
     with run(graph, lessons, name="lessons", folder=folder, seed=seed, resume=known, quiet=quiet) as finished:
-        # An explanation ends after its sixth character, so one that reaches the limit is whole.
-        return [trace.replace(finish_reason="stop") for trace in finished.traces(role="teacher")]
+        # An explanation ends after its sixth character, so one that reaches the limit is whole. In the order
+        # of the problems and samples: that in which they were stored depends on what ended first.
+        place = {item.id: place for place, item in enumerate(lessons)}
+        said = finished.traces(role="teacher")
+        said.sort(key=lambda trace: (place[trace.item], trace.sample))
+        return [trace.replace(finish_reason="stop") for trace in said]
 
 
 def _taught_by(traces: Sequence[Trace], lessons: Sequence[Item]) -> dict[str, float]:

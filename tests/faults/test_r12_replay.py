@@ -33,11 +33,6 @@ pytestmark = pytest.mark.slow
 
 #: The exit status of a process that has made a step and has more to do.
 STEP = 75
-#: Why a recipe is known to miss the bar; the test fails when it no longer does.
-KNOWN = {
-    "taught-preferences": "scores are shuffled item by item in the order in which traces were stored, "
-    "which is another one after a kill",
-}
 #: Processes in which work has to be done.
 MOST = 5000
 SEED = 5
@@ -640,7 +635,6 @@ def test_recipes(bar: Any, server: Server, tmp_path: Path, name: str) -> None:
         failed=problems,
         needed=cases,
         reached={"forced resumes": steps},
-        known=KNOWN.get(name, ""),
     )
 
 
