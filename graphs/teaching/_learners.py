@@ -70,7 +70,7 @@ Answering = Callable[[PublicItem, Sequence[Lesson], PublicItem], str]
 Saying = Mapping[str, str] | Callable[[str, PublicItem], str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLearner:
     """A model that learns in its context: its lessons are the last worked examples in its prompt."""
 
@@ -112,7 +112,7 @@ class PromptLearner:
         return self.agent.describe()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionLearner:
     """A learner that a function plays, as in simulations."""
 
@@ -161,18 +161,18 @@ def as_learner(learner: object) -> Learner:
         ConfigError: if it is neither, nor a `Learner`.
     """
     if isinstance(learner, Agent):
-        return PromptLearner(learner)
+        return PromptLearner(agent=learner)
     if isinstance(learner, Learner):
         return learner
     if callable(learner):
-        return FunctionLearner(learner)
+        return FunctionLearner(function=learner)
     raise ConfigError(
         f"learner is {short(learner)}",
         expected="an agent, a function of question, lessons and item, or a Learner",
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TutorDesk:
     """Who gives the lessons, whichever kind it is."""
 
@@ -216,7 +216,7 @@ def as_tutor(tutor: object) -> TutorDesk:
         ConfigError: if it is none of these.
     """
     if isinstance(tutor, (Agent, Mapping)) or callable(tutor):
-        return TutorDesk(tutor)
+        return TutorDesk(tutor=tutor)
     raise ConfigError(
         f"tutor is {short(tutor)}", expected="an agent, texts by skill, or a function of skill and item"
     )

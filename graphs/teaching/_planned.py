@@ -301,6 +301,7 @@ def planned_tutoring(
         ConfigError: if an argument is of another kind or out of range.
 
     Example:
+        >>> import asyncio
         >>> from docendo.evals import ExactScorer, make_item
         >>> sums = Course(skills={"add": (), "multiply": ("add",)}, goals=["multiply"], questions={
         ...     "add": [make_item("2 + 3", 5)], "multiply": [make_item("2 * 3", 6)]})
@@ -308,11 +309,11 @@ def planned_tutoring(
         ...     had = [lesson.skill for lesson in lessons]
         ...     if question.question == "2 + 3":
         ...         return "5" if "add" in had else "?"
-        ...     return "6" if "multiply" in had[had.index("add") :] else "?"
+        ...     return "6" if had[-2:] == ["add", "multiply"] else "?"
         >>> graph = planned_tutoring(learner=ann, tutor={"add": "Count on.", "multiply": "Add again."},
         ...                          course=sums, verifier=Verifier(ExactScorer()))
         >>> me = make_item("I want to multiply.", None)
-        >>> state = graph.invoke({"item": me.id}, context=RunContext.in_memory([me]))
+        >>> state = asyncio.run(graph.ainvoke({"item": me.id}, context=RunContext.in_memory([me])))
         >>> state["taught"], state["answer"]
         (['add', 'multiply'], 'goals')
     """
