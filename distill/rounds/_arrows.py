@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from docendo.distill.adapters._adapter import Adapter
 from docendo.distill.datasets._manifest import load_dataset, save_dataset
 from docendo.distill.datasets._sft import sft_dataset
 from docendo.distill.rounds._round import Round
+from docendo.distill.rounds._rounds import Rounds
 from docendo.distill.rounds._scheduler import Feedback, Scheduler
 from docendo.distill.training._config import TrainConfig
 from docendo.errors import ConfigError, DataError
@@ -19,10 +20,23 @@ from docendo.evals import Task, evaluate
 from docendo.graphs import demonstrate, run
 from docendo.hashing import digest
 from docendo.memory import Journal, TraceStore
-from docendo.records import Item
+from docendo.records import Item, Trace
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from docendo.agents import Agent, EngineProtocol
+
+
+def require_parts(tasks: Task) -> None:
+    """Refuses a task that rounds cannot be run on.
+
+    Raises:
+        DataError: if it has no training or no development items.
+    """
+    for name, items in (("training", tasks.train), ("development", tasks.dev)):
+        if not items:
+            raise DataError(f"the task has no {name} items", remedy="make it with tasks(train=200, dev=100)")
 
 
 def base_model(engine: EngineProtocol, model: str | Path | None) -> str | Path:
@@ -71,6 +85,10 @@ class ExpertArrows:
             "graph": getattr(self.graph, "__name__", "own") if self.graph is not None else None,
             "training": self.config.identity(),
         }
+
+    def loop(self) -> Rounds:
+        """The rounds of these arrows."""
+        return Rounds(self.exam, self.feedback, self.build, self.fit, self.evaluate, config=self.identity())
 
     def exam(self, round: Round) -> Mapping[str, Any]:
         """The newest student, or a graph with it, answers the items that are due; answers are verified."""
@@ -126,13 +144,19 @@ class ExpertArrows:
         return result
 
     def build(self, round: Round) -> Mapping[str, Any]:
-        """Verified answers become rows under the student's own prompt."""
+        """What was said in the exams becomes rows."""
         exams = [results["exam"]["run"] for results in round.history if "exam" in results]
         runs = [*(exams if self.accumulate else ()), round.results["exam"]["run"]]
         store = TraceStore(round.database)
         # The newest first: of each item they are preferred.
-        rows = sft_dataset(
-            [trace for name in reversed(runs) for trace in store.find(run=name)],
+        said = [trace for name in reversed(runs) for trace in store.find(run=name)]
+        manifest = save_dataset(self._rows(said, round), round.folder / "data")
+        return {"rows": manifest.rows, "digest": manifest.digest}
+
+    def _rows(self, said: Sequence[Trace], round: Round) -> Dataset:
+        """Verified answers under the student's own prompt."""
+        return sft_dataset(
+            said,
             student=self.student,
             items=self.tasks.train,
             exclude=[*self.tasks.dev, *self.tasks.test],
@@ -140,11 +164,9 @@ class ExpertArrows:
             database=round.database,
             quiet=True,
         )
-        manifest = save_dataset(rows, round.folder / "data")
-        return {"rows": manifest.rows, "digest": manifest.digest}
 
     def fit(self, round: Round) -> Mapping[str, Any]:
-        """A fresh adapter on the base model."""
+        """An adapter on the base model."""
         from docendo.distill.training._train import train
 
         with self.student.engine.paused():
@@ -158,12 +180,17 @@ class ExpertArrows:
                 resume=True,
                 database=round.database,
                 quiet=round.quiet,
+                **self._training(round),
             )
         return {
             "adapter": adapter.path.relative_to(self.folder).as_posix(),
             "sha256": adapter.sha256,
             "examples": adapter.manifest["data"]["examples"],
         }
+
+    def _training(self, round: Round) -> Mapping[str, Any]:
+        """Further arguments of `train`; without any it begins a fresh adapter."""
+        return {}
 
     def evaluate(self, round: Round) -> Mapping[str, Any]:
         """Accuracy on the development items."""

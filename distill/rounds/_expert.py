@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docendo.checks import is_count, is_number
-from docendo.distill.rounds._arrows import ExpertArrows, base_model
+from docendo.distill.rounds._arrows import ExpertArrows, base_model, require_parts
 from docendo.distill.rounds._report import RoundsReport
-from docendo.distill.rounds._rounds import Rounds
 from docendo.distill.rounds._scheduler import Scheduler
 from docendo.distill.training._config import TrainConfig
-from docendo.errors import ConfigError, DataError
+from docendo.errors import ConfigError
 from docendo.evals import Task
 
 if TYPE_CHECKING:
@@ -93,9 +92,7 @@ def expert_iteration(
         raise ConfigError(f"temperature is {temperature!r}", expected="more than 0")
     if not (is_count(max_per_item) and max_per_item >= 1):
         raise ConfigError(f"max_per_item is {max_per_item!r}", expected="at least 1")
-    for name, items in (("training", tasks.train), ("development", tasks.dev)):
-        if not items:
-            raise DataError(f"the task has no {name} items", remedy="make it with tasks(train=200, dev=100)")
+    require_parts(tasks)
     arrows = ExpertArrows(
         student=student,
         tasks=tasks,
@@ -110,7 +107,4 @@ def expert_iteration(
         config=config,
         model=base_model(student.engine, model),
     )
-    loop = Rounds(
-        arrows.exam, arrows.feedback, arrows.build, arrows.fit, arrows.evaluate, config=arrows.identity()
-    )
-    return loop.run(folder, rounds=rounds, seed=seed, tokens=tokens, resume=resume, quiet=quiet)
+    return arrows.loop().run(folder, rounds=rounds, seed=seed, tokens=tokens, resume=resume, quiet=quiet)

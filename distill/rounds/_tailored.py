@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +11,21 @@ from docendo.agents import Verifier
 from docendo.checks import check_count, is_number
 from docendo.distill.datasets._candidates import name_of
 from docendo.distill.datasets._feedback import LessonRow, feedback_dataset
-from docendo.distill.datasets._manifest import load_dataset, save_dataset
-from docendo.distill.rounds._arrows import ExpertArrows, base_model
+from docendo.distill.rounds._arrows import ExpertArrows, base_model, require_parts
 from docendo.distill.rounds._report import RoundsReport
 from docendo.distill.rounds._round import Round
-from docendo.distill.rounds._rounds import Rounds
 from docendo.distill.training._config import TrainConfig
-from docendo.errors import ConfigError, DataError
+from docendo.errors import ConfigError
 from docendo.evals import Task
 from docendo.graphs import tailored_lessons
-from docendo.memory import TraceStore
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from docendo.agents import Agent
     from docendo.distill.objectives._objective import Objective
     from docendo.graphs import Grader
+    from docendo.records import Trace
 
 _TRAINING = TrainConfig()
 
@@ -102,9 +102,7 @@ def tailored_rounds(
     check_count("attempts", attempts, 1)
     if not (is_number(temperature) and temperature > 0):
         raise ConfigError(f"temperature is {temperature!r}", expected="more than 0")
-    for name, items in (("training", tasks.train), ("development", tasks.dev)):
-        if not items:
-            raise DataError(f"the task has no {name} items", remedy="make it with tasks(train=200, dev=100)")
+    require_parts(tasks)
     drawn = {"n": attempts, "temperature": temperature, "seed": None}
     judge = lessons or Verifier(tasks.scorer)
 
@@ -136,10 +134,7 @@ def tailored_rounds(
         row=row,
         objective=objective,
     )
-    loop = Rounds(
-        arrows.exam, arrows.feedback, arrows.build, arrows.fit, arrows.evaluate, config=arrows.identity()
-    )
-    return loop.run(folder, rounds=rounds, seed=seed, tokens=tokens, resume=resume, quiet=quiet)
+    return arrows.loop().run(folder, rounds=rounds, seed=seed, tokens=tokens, resume=resume, quiet=quiet)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +157,10 @@ class _TailoredArrows(ExpertArrows):
             "objective": self.objective.identity() if self.objective is not None else None,
         }
 
-    def build(self, round: Round) -> Mapping[str, Any]:
-        """Right lessons become rows."""
-        exams = [results["exam"]["run"] for results in round.history if "exam" in results]
-        runs = [*(exams if self.accumulate else ()), round.results["exam"]["run"]]
-        store = TraceStore(round.database)
-        rows = feedback_dataset(
-            [trace for name in runs for trace in store.find(run=name)],
+    def _rows(self, said: Sequence[Trace], round: Round) -> Dataset:
+        """Right lessons."""
+        return feedback_dataset(
+            said,
             items=self.tasks.train,
             exclude=[*self.tasks.dev, *self.tasks.test],
             student=self.student,
@@ -177,30 +169,9 @@ class _TailoredArrows(ExpertArrows):
             database=round.database,
             quiet=True,
         )
-        manifest = save_dataset(rows, round.folder / "data")
-        return {"rows": manifest.rows, "digest": manifest.digest}
 
-    def fit(self, round: Round) -> Mapping[str, Any]:
+    def _training(self, round: Round) -> Mapping[str, Any]:
         """The newest adapter is trained further."""
-        from docendo.distill.training._train import train
-
         newest = round.latest("fit")
-        with self.student.engine.paused():
-            adapter = train(
-                self.model,
-                load_dataset(round.folder / "data").to_list(),
-                output=round.folder / "adapter",
-                name=f"{self.folder.name}-round-{round.number}",
-                parent=self.folder / newest["adapter"] if newest is not None else None,
-                # Within the range of torch's and numpy's seeds.
-                config=self.config.replace(seed=round.seed % 2**32),
-                objective=self.objective,
-                resume=True,
-                database=round.database,
-                quiet=round.quiet,
-            )
-        return {
-            "adapter": adapter.path.relative_to(self.folder).as_posix(),
-            "sha256": adapter.sha256,
-            "examples": adapter.manifest["data"]["examples"],
-        }
+        parent = self.folder / newest["adapter"] if newest is not None else None
+        return {"parent": parent, "objective": self.objective}

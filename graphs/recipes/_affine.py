@@ -129,7 +129,14 @@ class LastDigit(Scorer):
 
 
 class SameRule:
-    """The exam: three other inputs of the problem's own rule, of which the problem shows nothing."""
+    """The exam: other inputs of the problem's own rule, of which the problem shows nothing.
+
+    Args:
+        count: How many; 3 at most.
+    """
+
+    def __init__(self, count: int = 3) -> None:
+        self.count = count
 
     def questions(self, problem: PublicItem) -> list[Item]:
         """The questions with their answers."""
@@ -138,12 +145,12 @@ class SameRule:
         rng = np.random.default_rng(derive_seed("exam", problem.question))
         return [
             make_item(f"|?{x}", context.of(x), task=problem.question, split="train")
-            for x in sorted(int(x) for x in rng.choice(free, 3, replace=False))
+            for x in sorted(int(x) for x in rng.choice(free, 3, replace=False))[: self.count]
         ]
 
     def describe(self) -> dict[str, Any]:
         """The exam as JSON."""
-        return {"exam": "three inputs of the same rule"}
+        return {"exam": "inputs of the same rule", "count": self.count}
 
 
 def another_rule(problem: PublicItem) -> Context:
@@ -164,21 +171,21 @@ def of_another_rule(problem: PublicItem, answers: Sequence[Sequence[str]]) -> fl
     return sum(verdicts) / len(verdicts)
 
 
-def with_labels(problem: PublicItem, draws: int, seed: int) -> list[str]:
-    """The problem with two of five labelled pairs, drawn anew each time: its own two and its exam's three.
+def with_labels(problem: PublicItem, draws: int, seed: int, *, exam: int = 3) -> list[str]:
+    """The problem with two of its labelled pairs, drawn anew each time: its own two and those of its exam.
 
     A teacher that reads two pairs is told in this way what the exam's answers tell.
     """
     context, query = read(problem)
-    known = [context.x1, context.x2, *asked_in_exam(problem)]
+    known = [context.x1, context.x2, *asked_in_exam(problem, exam)]
     rng = np.random.default_rng(derive_seed("labels", seed, problem.question))
     pairs = (rng.choice(known, 2, replace=False) for _ in range(draws))
     return [Context(context.a, context.b, int(x1), int(x2)).problem(query) for x1, x2 in pairs]
 
 
-def asked_in_exam(problem: PublicItem) -> list[int]:
-    """The inputs that the problem's exam asks about."""
-    return [int(question.public.question[-1]) for question in SameRule().questions(problem)]
+def asked_in_exam(problem: PublicItem, count: int = 3) -> list[int]:
+    """The inputs that the problem's exam of so many questions asks about."""
+    return [int(question.public.question[-1]) for question in SameRule(count).questions(problem)]
 
 
 def answers(
@@ -297,13 +304,26 @@ def train_student(world: World, output: Path, config: PretrainConfig, *, quiet: 
     asked = [(context, context.others[0], context.others[1]) for context in world.dev]
     prompts = [f"{c.problem(query)}{c.explained(query)}|?{other}" for c, query, other in asked]
     wanted = [c.applied(other) for c, _, other in asked]
+    return train_follower(student_rows(world), prompts, wanted, output, config, quiet=quiet)
+
+
+def train_follower(
+    rows: Callable[[np.random.Generator, int], Rows],
+    prompts: Sequence[str],
+    wanted: Sequence[str],
+    output: Path,
+    config: PretrainConfig,
+    *,
+    quiet: bool,
+) -> Path:
+    """Trains a student until it says what follows from an explanation to 98 % of the prompts."""
 
     def stop(sampler: Sampler, step: int) -> bool:
         found = sampler(prompts, length=ANSWER)
         return sum(map(str.__eq__, found, wanted)) >= 0.98 * len(wanted)
 
     return pretrain(
-        student_rows(world),
+        rows,
         alphabet=ALPHABET,
         output=output,
         config=config,

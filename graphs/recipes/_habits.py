@@ -15,7 +15,16 @@ import numpy as np
 
 from docendo.distill import PretrainConfig, Sampler, pretrain
 from docendo.evals import make_item
-from docendo.graphs.recipes._affine import ALPHABET, ANSWER, LESSON, Context, P, Rows, World, read
+from docendo.graphs.recipes._affine import (
+    ALPHABET,
+    LESSON,
+    Context,
+    P,
+    Rows,
+    World,
+    read,
+    train_follower,
+)
 from docendo.records import Item, PublicItem
 
 
@@ -110,17 +119,4 @@ def train_student(world: World, output: Path, config: PretrainConfig, *, quiet: 
     asked = [(context, context.x1, context.others[0]) for context in world.dev]
     prompts = [f"{c.problem(query)}{explained(c, query)}|?{other}" for c, query, other in asked]
     wanted = [applied(c, other, c.a) for c, _, other in asked]
-
-    def stop(sampler: Sampler, step: int) -> bool:
-        said = sampler(prompts, length=ANSWER)
-        return sum(map(str.__eq__, said, wanted)) >= 0.98 * len(wanted)
-
-    return pretrain(
-        student_rows(world),
-        alphabet=ALPHABET,
-        output=output,
-        config=config,
-        stop=stop,
-        resume=True,
-        quiet=quiet,
-    )
+    return train_follower(student_rows(world), prompts, wanted, output, config, quiet=quiet)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,9 @@ from docendo.graphs.recipes._affine import (
     Context,
     P,
     Rows,
-    SameRule,
     World,
     another_rule,
+    asked_in_exam,
     has_rule,
     problems,
     read,
@@ -40,27 +39,10 @@ REVISING = "{question}{exemplars}!{failures}"
 QUESTIONS = 2
 
 
-class TwoOfRule:
-    """The exam: two other inputs of the task's own rule, of which the task shows nothing."""
-
-    def questions(self, problem: PublicItem) -> list[Item]:
-        """The questions with their answers."""
-        return SameRule().questions(problem)[:QUESTIONS]
-
-    def describe(self) -> dict[str, Any]:
-        """The exam as JSON."""
-        return {"exam": "two inputs of the same rule"}
-
-
-def examined_inputs(problem: PublicItem) -> list[int]:
-    """The inputs that the exam asks about, whose values are known."""
-    return [int(question.public.question[-1]) for question in TwoOfRule().questions(problem)]
-
-
 def unseen_inputs(problem: PublicItem) -> list[int]:
     """The two inputs of which nothing is told, worked or asked in the exam."""
     context, query = read(problem)
-    known = {query, *examined_inputs(problem)}
+    known = {query, *asked_in_exam(problem, QUESTIONS)}
     return [x for x in context.others if x not in known]
 
 
@@ -90,19 +72,10 @@ def nothing(problem: PublicItem, failures: Sequence[Failure]) -> str:
     return ""
 
 
-def told_labels(problem: PublicItem, draws: int, seed: int) -> list[str]:
-    """The problem with two of its four labelled pairs, its own and its exam's, drawn anew each time."""
-    context, query = read(problem)
-    known = [context.x1, context.x2, *examined_inputs(problem)]
-    rng = np.random.default_rng(derive_seed("told", seed, problem.question))
-    pairs = (rng.choice(known, 2, replace=False) for _ in range(draws))
-    return [context._replace(x1=int(x1), x2=int(x2)).problem(query) for x1, x2 in pairs]
-
-
 def labels_as_example(problem: PublicItem) -> str:
     """The exam's labelled pairs in place of the problem's, without an explanation."""
     context, query = read(problem)
-    x1, x2 = examined_inputs(problem)
+    x1, x2 = asked_in_exam(problem, QUESTIONS)
     return context._replace(x1=x1, x2=x2).problem(query)
 
 

@@ -36,24 +36,24 @@ from docendo.graphs.recipes._affine import (
     LESSON,
     TEST,
     LastDigit,
+    SameRule,
     World,
     answers,
+    asked_in_exam,
     has_rule,
     problems,
     read,
     train_student,
+    with_labels,
 )
 from docendo.graphs.recipes._lessons import texts, tokens
 from docendo.graphs.recipes._revising import (
     PROPOSING,
     QUESTIONS,
     REVISING,
-    TwoOfRule,
-    examined_inputs,
     labels_as_example,
     nothing,
     solution,
-    told_labels,
     train_reviser,
     unseen_inputs,
     with_another_rule,
@@ -188,7 +188,7 @@ class _School(NamedTuple):
                 Agent(engine, role="student", name=f"student {place}", sampling=answering)
                 for place, engine in enumerate(self.students)
             ],
-            exam=TwoOfRule(),
+            exam=SameRule(QUESTIONS),
             verifier=Verifier(LastDigit()),
             read=lambda task, text: [Example(question=task.question, answer=text)],
             show=show,
@@ -214,19 +214,26 @@ class _School(NamedTuple):
     def told(self) -> _Written:
         """As many proposals from the exam's labels, which the teacher is told, chosen by the same exam."""
         prompts = [
-            [PROPOSING.format(question=text) for text in told_labels(item.public, SETS, self.seed)]
+            [
+                PROPOSING.format(question=text)
+                for text in with_labels(item.public, SETS, self.seed, exam=QUESTIONS)
+            ]
             for item in self.items
         ]
         proposed = answers(self.teacher, prompts, length=LESSON, seed=self.seed)
         rows = texts(proposed)
         exams = [
-            [f"{item.public.question}{text}|?{x}" for text in row for x in examined_inputs(item.public)]
+            [
+                f"{item.public.question}{text}|?{x}"
+                for text in row
+                for x in asked_in_exam(item.public, QUESTIONS)
+            ]
             for item, row in zip(self.items, rows, strict=True)
         ]
         said = [answers(student, exams, length=ANSWER, temperature=0.0) for student in self.students]
         sets = []
         for place, (item, row) in enumerate(zip(self.items, rows, strict=True)):
-            wanted = [solution(question) for question in TwoOfRule().questions(item.public)] * SETS
+            wanted = [solution(question) for question in SameRule(QUESTIONS).questions(item.public)] * SETS
             rights = [
                 sum(
                     one.text[-1:] == gold

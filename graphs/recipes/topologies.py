@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 from docendo import graphs
 from docendo.agents import Engine, Verifier
+from docendo.checks import check_count
 from docendo.distill import PretrainConfig, pretrain
+from docendo.errors import ConfigError
 from docendo.evals import (
     EvalRecord,
     EvalResult,
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
 VOTES = 6
 #: The share of right endings that the model has in every form before it is used, without sampling.
 _KNOWN = "least share known in any form"
+#: Steps between two looks at a model in training.
+_EVERY = 50
 TEMPERATURES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 CROSSED = "centralized, messages of other questions"
 TEAMS = ("independent", "centralized", "centralized, one round", "decentralized", "hybrid")
@@ -87,6 +91,12 @@ class Topologies(Record):
     steps: int = 1200
     seed: int = 0
     seeds: int = 5
+
+    def __post_init__(self) -> None:
+        """Checks the steps: the model is looked at every 50."""
+        check_count("steps", self.steps, 1)
+        if self.steps % _EVERY:
+            raise ConfigError(f"steps is {self.steps}", expected=f"a multiple of {_EVERY}")
 
 
 @recipe(
@@ -171,7 +181,7 @@ def _model(config: Topologies, seed: int, folder: Path, quiet: bool) -> tuple[Pa
         steps=config.steps,
         batch=64,
         learning_rate=4e-3,
-        every=50,
+        every=_EVERY,
         seed=seed,
     )
     pretrain(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -226,7 +226,7 @@ def exemplar_refinement(
     handful: int = 3,
     **compile_options: Any,
 ) -> Any:
-    """Builds the graph of learning by teaching M3 (Ning et al. 2024, arXiv 2406.14629).
+    r"""Builds the graph of learning by teaching M3 (Ning et al. 2024, arXiv 2406.14629).
 
     An item is a task; its question describes it. The teacher writes sets of exemplars, the students sit an
     exam with each set as their worked examples, and the reviser, as a rule the same model with another
@@ -263,6 +263,27 @@ def exemplar_refinement(
         ConfigError: if there is no student, an agent is none, the verifier does not see the answers, or a
             number is out of range; when it runs, if a task has no exam.
         LeakError: when it runs, if an exam asks the task itself or a test item.
+
+    Example:
+        >>> from docendo.agents import ScriptedEngine
+        >>> from docendo.evals import ExactScorer, make_item
+        >>> from docendo.graphs import VariantExam
+        >>> told = {"Write": "Question: 2 + 3\nAnswer: 6", "Revise": "Question: 2 + 3\nAnswer: 2 and 3 are 5"}
+        >>> def say(request):
+        ...     asked = str(request.prompt[-1]["content"])
+        ...     shown = any("are 5" in str(message["content"]) for message in request.prompt)
+        ...     return [told.get(asked.split()[0], "9" if shown else "?")]
+        >>> engine = ScriptedEngine(say)
+        >>> graph = exemplar_refinement(
+        ...     teacher=Agent(engine, role="teacher", prompt="Write for {question}"),
+        ...     reviser=Agent(engine, role="teacher", prompt="Revise {question} {exemplars} {failures}"),
+        ...     students=[Agent(engine, role="student")],
+        ...     exam=VariantExam([make_item("4 + 5", 9)], variant_of=lambda item: "sums"),
+        ...     verifier=Verifier(ExactScorer()), beam=1, expansions=1, rounds=1)
+        >>> task = make_item("adding", None)
+        >>> state = graph.invoke({"item": task.id}, context=RunContext.in_memory([task]))
+        >>> state["scores"], state["answer"]
+        ([0.0, 1.0], 'Question: 2 + 3\nAnswer: 2 and 3 are 5')
     """
     require_agents(
         teacher=teacher,
@@ -321,7 +342,7 @@ def best_sets(texts: Sequence[str], scores: Sequence[float], count: int) -> list
     return sorted(ranked, key=lambda place: found[texts[place]] != place)[:count]
 
 
-def with_exemplars(student: Agent, exemplars: Sequence[Example]) -> Agent:
+def with_exemplars(student: Agent, exemplars: Iterable[Example]) -> Agent:
     """The student with exemplars behind its own examples. They are another's text, so made neutral.
 
     Example:

@@ -16,7 +16,7 @@ from docendo.errors import ConfigError
 from docendo.graphs._nodes import finish, node, require_agents
 from docendo.graphs.teaching._choosing import By, choose
 from docendo.graphs.teaching._exams import Exam, require_other, teaching_score
-from docendo.quoting import neutral, special_tokens
+from docendo.graphs.teaching._exemplars import with_exemplars
 from docendo.records import Example, Item, PublicItem
 
 
@@ -176,11 +176,8 @@ class _Nodes:
 
 
 def _taught(student: Agent, problem: PublicItem, lesson: str) -> Agent:
-    """The student with the lesson as its last example. Another's text is made neutral."""
-    said = neutral(lesson, tokens=special_tokens(student.engine))
-    return student.with_examples(
-        *student.examples, Example(question=problem.question, answer=said, item=problem.id)
-    )
+    """The student with the lesson as its last example."""
+    return with_exemplars(student, [Example(question=problem.question, answer=lesson, item=problem.id)])
 
 
 def learning_by_teaching(

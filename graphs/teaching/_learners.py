@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from docendo.agents import Agent, RunContext
 from docendo.checks import short
 from docendo.errors import ConfigError, DataError
-from docendo.quoting import neutral, special_tokens
+from docendo.graphs.teaching._exemplars import with_exemplars
 from docendo.records import Author, Example, PublicItem, Record
 
 
@@ -70,8 +70,20 @@ Answering = Callable[[PublicItem, Sequence[Lesson], PublicItem], str]
 Saying = Mapping[str, str] | Callable[[str, PublicItem], str]
 
 
+class _WithoutNotes:
+    """A learner whose lessons are all that it keeps of them."""
+
+    __slots__ = ()
+
+    async def study(
+        self, lesson: Lesson, lessons: Sequence[Lesson], context: RunContext, *, item: PublicItem, step: int
+    ) -> Said:
+        """It takes no notes."""
+        return Said("")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptLearner:
+class PromptLearner(_WithoutNotes):
     """A model that learns in its context: its lessons are the last worked examples in its prompt."""
 
     agent: Agent
@@ -80,12 +92,6 @@ class PromptLearner:
     def author(self) -> Author:
         """The agent."""
         return self.agent.author
-
-    async def study(
-        self, lesson: Lesson, lessons: Sequence[Lesson], context: RunContext, *, item: PublicItem, step: int
-    ) -> Said:
-        """It takes no notes."""
-        return Said("")
 
     async def answer(
         self,
@@ -97,13 +103,9 @@ class PromptLearner:
         node: str,
         step: int,
     ) -> Said:
-        """Answers with its lessons in view. The tutor's text is made neutral."""
-        tokens = special_tokens(self.agent.engine)
-        shown = (
-            Example(question=one.skill, answer=neutral(one.text, tokens=tokens), item=item.id)
-            for one in lessons
-        )
-        taught = self.agent.with_examples(*self.agent.examples, *shown)
+        """Answers with its lessons in view."""
+        shown = (Example(question=one.skill, answer=one.text, item=item.id) for one in lessons)
+        taught = with_exemplars(self.agent, shown)
         turn = await context.ask(self.agent, item.id, taught.messages(question), node=node, step=step)
         return Said(turn.text, turn.trace)
 
@@ -113,7 +115,7 @@ class PromptLearner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionLearner:
+class FunctionLearner(_WithoutNotes):
     """A learner that a function plays, as in simulations."""
 
     function: Answering
@@ -122,12 +124,6 @@ class FunctionLearner:
     def author(self) -> Author:
         """No model."""
         return Author(agent="learner", role="student")
-
-    async def study(
-        self, lesson: Lesson, lessons: Sequence[Lesson], context: RunContext, *, item: PublicItem, step: int
-    ) -> Said:
-        """It takes no notes."""
-        return Said("")
 
     async def answer(
         self,

@@ -171,17 +171,20 @@ class MasteryTracker:
         learner, concept = str(post.body["learner"]), str(post.body["concept"])
         right = bool(post.body["right"])
         held = self._held(state, learner, concept)
-        state.known[learner, concept] = held.replace(
-            value=self.tracing(concept).update(held.value, right),
-            right=held.right + right,
-            wrong=held.wrong + (not right),
-            evidence=(*held.evidence, post.id),
-        )
+        changed = [
+            held.replace(
+                value=self.tracing(concept).update(held.value, right),
+                right=held.right + right,
+                wrong=held.wrong + (not right),
+                evidence=(*held.evidence, post.id),
+            )
+        ]
         for need in self._before.get(concept, ()) if self.blame and not right else ():
             other = self._held(state, learner, need)
             own = self.tracing(need).posterior(other.value, False)
             value = (1 - self.blame) * other.value + self.blame * own
-            state.known[learner, need] = other.replace(value=value, evidence=(*other.evidence, post.id))
+            changed.append(other.replace(value=value, evidence=(*other.evidence, post.id)))
+        state.known.update({(learner, one.concept): one for one in changed})
         course = state.courses.setdefault(learner, [])
-        values = {name: one.value for (who, name), one in state.known.items() if who == learner}
-        course.append((post.id, values))
+        before = course[-1][1] if course else {}
+        course.append((post.id, before | {one.concept: one.value for one in changed}))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from docendo.agents import RunContext, ScriptedEngine
+from docendo.errors import ConfigError
 from docendo.graphs.recipes import _chains as chains
 from docendo.graphs.recipes import topologies as recipe
 from docendo.memory import Database
@@ -22,6 +23,12 @@ def solve(request: Request) -> list[str]:
     right = prompt if prompt.startswith(">") else chains.values(prompt.partition(">")[0])
     assert len(right) == request.sampling.max_tokens, prompt
     return [right] * request.sampling.n
+
+
+def test_steps_between_two_looks_at_the_model_are_refused() -> None:
+    """Training would end without the look that is kept."""
+    with pytest.raises(ConfigError, match=r"steps is 120; expected a multiple of 50"):
+        recipe.Topologies(steps=120)
 
 
 @pytest.mark.parametrize("kind", chains.KINDS)

@@ -9,7 +9,15 @@ import pytest
 
 from docendo.graphs import Failure
 from docendo.graphs.recipes import _revising as world
-from docendo.graphs.recipes._affine import TEST, World, problems, read
+from docendo.graphs.recipes._affine import (
+    TEST,
+    SameRule,
+    World,
+    asked_in_exam,
+    problems,
+    read,
+    with_labels,
+)
 from docendo.records import Item
 
 ITEMS = problems(World.of(7).test[:TEST], seed=7)
@@ -24,11 +32,12 @@ def values(text: str) -> set[int]:
 @some
 def test_what_is_reported_was_neither_told_nor_asked_nor_worked(item: Item) -> None:
     context, query = read(item.public)
-    exam, unseen = world.examined_inputs(item.public), world.unseen_inputs(item.public)
+    exam, unseen = asked_in_exam(item.public, world.QUESTIONS), world.unseen_inputs(item.public)
     assert len(exam) == len(unseen) == world.QUESTIONS
     assert sorted([context.x1, context.x2, query, *exam, *unseen]) == list(range(7))
     assert all(
-        values(text) <= {context.x1, context.x2, *exam} for text in world.told_labels(item.public, 30, 0)
+        values(text) <= {context.x1, context.x2, *exam}
+        for text in with_labels(item.public, 30, 0, exam=world.QUESTIONS)
     )
     assert values(world.labels_as_example(item.public)) == set(exam)
 
@@ -36,7 +45,7 @@ def test_what_is_reported_was_neither_told_nor_asked_nor_worked(item: Item) -> N
 @some
 def test_failures_are_shown_as_the_pair_that_should_have_been(item: Item) -> None:
     context, query = read(item.public)
-    for question in world.TwoOfRule().questions(item.public):
+    for question in SameRule(world.QUESTIONS).questions(item.public):
         x = int(question.public.question[-1])
         failure = Failure(question=question.public.question, answer="0000", solution=world.solution(question))
         assert world.with_failure(item.public, [failure]) == context._replace(x2=x).problem(query)
@@ -53,7 +62,7 @@ def test_the_other_rule_of_a_task_is_one_rule_and_tells_nothing() -> None:
         steps = {(after - before) % 7 for before, after in pairwise(other)}
         assert len(steps) == 1, "the values of a line"
         assert other != [context.of(x) for x in range(7)]
-        same += sum(other[x] == context.of(x) for x in world.examined_inputs(item.public))
+        same += sum(other[x] == context.of(x) for x in asked_in_exam(item.public, world.QUESTIONS))
     assert 0.08 < same / (2 * len(ITEMS)) < 0.20, "right as often as chance"
 
 

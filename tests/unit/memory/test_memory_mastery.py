@@ -109,6 +109,16 @@ def test_mastery_is_rebuilt_from_the_board(board):
     assert again.of("bob", "sums").value == Tracing().prior
 
 
+def test_what_is_believed_of_one_learner_is_not_of_another(board):
+    tracker = MasteryTracker(board)
+    for number, (learner, concept) in enumerate([("ann", "sums"), ("bob", "products"), ("ann", "products")]):
+        tracker.answered(learner, concept, True, author=TUTOR, key=str(number))
+    for learner, concepts in (("ann", {"sums", "products"}), ("bob", {"products"})):
+        assert tracker.mastery(learner) == {
+            concept: tracker.of(learner, concept).value for concept in sorted(concepts)
+        }
+
+
 def test_what_was_believed_after_the_first_answers_is_found_again(board):
     tracker = MasteryTracker(board, prerequisites={"products": ["sums"]}, blame=0.5)
     answer(tracker, True, False)
